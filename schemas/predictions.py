@@ -1,0 +1,57 @@
+"""What comes out: the envelope of every prediction, and what a dead letter says of itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+A = TypeVar("A", bound=BaseModel)
+
+
+class Source(BaseModel):
+    """The record that was answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    topic: str
+    partition: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0)]
+
+
+class Prediction(BaseModel, Generic[A]):
+    """A worker's answer to one event.
+
+    `prediction_id` is made of worker and source alone, so the same record always gets the same id: a reader of
+    an at-least-once topic drops what it has seen. `cache` says whether the answer was computed for this record.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    prediction_id: str
+    event_id: str
+    worker: str
+    model_version: str
+    model_digest: str
+    source: Source
+    produced_at: AwareDatetime
+    cache: Literal["hit", "miss"]
+    answer: A
+
+
+class DeadLetter(BaseModel):
+    """What the headers of a dead letter say; its key, value and other headers are those of the source record.
+
+    `reason` is one word of a fixed list, `message` the error without any of the record's content, `error` its
+    class, `attempts` how often the record has been answered with a dead letter.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Source
+    group: str
+    worker: str
+    reason: str
+    message: str
+    error: str
+    attempts: Annotated[int, Field(ge=1)]

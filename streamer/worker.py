@@ -1,0 +1,84 @@
+"""What a user writes: one class that says what the answer is. It never mentions Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel
+
+from schemas import Event
+
+if TYPE_CHECKING:
+    from streamer.models import Model
+
+E = TypeVar("E", bound=Event)
+P = TypeVar("P", bound=BaseModel)
+
+Tensors = dict[str, torch.Tensor]
+"""Named tensors whose first dimension is the batch."""
+
+Features = Mapping[str, float]
+"""What the feature store knows of one entity: empty when the worker reads none or the store is down."""
+
+
+class Worker(Generic[E, P]):
+    """Subclass it, name the topics and the models of both sides, fill in four methods.
+
+    `name`     how the worker is called on the command line, in topics' metadata and in metrics
+    `source`   the topic it reads, `target` the topic of its predictions
+    `event`    the pydantic model of a source record, `answer` that of a prediction's answer
+    `example`  one valid event: the warm-up and `streamer check` run it through the whole path
+    `model`    the folder below `models.dir` that holds its versions; empty for a worker without files
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    target: ClassVar[str]
+    event: ClassVar[type[Event]]
+    answer: ClassVar[type[BaseModel]]
+    example: ClassVar[Event]
+    model: ClassVar[str] = ""
+
+    def load(self, model: Model, device: torch.device) -> None:
+        """Bring the model to the device. Called once, before the first record.
+
+        `model.tensors()` are its verified weights, `model.manifest` what is known of it; both are empty
+        for a worker without files.
+        """
+
+    def encode(self, events: Sequence[E], features: Sequence[Features]) -> Tensors:
+        """Turn the whole batch into CPU tensors, first dimension = len(events). Runs on the runner thread.
+
+        An exception dead-letters only the events that cause it: the batch is split to find them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encode()")
+
+    def predict(self, tensors: Tensors) -> Tensors:
+        """Run the model: tensors arrive on the device, inference mode is on, and every output's first
+        dimension is the batch. A row that is not finite dead-letters its event."""
+        raise NotImplementedError(f"{type(self).__name__} has no predict()")
+
+    def decode(self, events: Sequence[E], outputs: Tensors) -> list[P]:
+        """Turn the outputs (on the CPU) into one answer an event, in order."""
+        raise NotImplementedError(f"{type(self).__name__} has no decode()")
+
+    def cost(self, event: E) -> int:
+        """The event's length in the model's unit (tokens, rows), at least 1: a batch is padded to its longest."""
+        return 1
+
+    def cache_key(self, event: E, features: Features) -> Hashable | None:
+        """The features that decide the answer, as a tuple of str, int, float, bool, None or bytes; None = do not cache.
+
+        Two events with equal keys get the same answer under one model.
+        """
+        return None
+
+    def feature_key(self, event: E) -> str | None:
+        """The entity whose features are read from the feature store; None = the worker reads none."""
+        return None
+
+    def accepts(self, event: E) -> bool:
+        """Whether the event is to be answered at all; False counts it as skipped and publishes nothing."""
+        return True
