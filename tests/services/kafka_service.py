@@ -1,0 +1,196 @@
+"""A real Kafka broker: the one you name, one in Docker, or one on the local JVM from Maven Central's jars."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient
+
+from tests.services.containers import DockerProcess, docker_host
+from tests.services.process import (
+    HOST,
+    LocalProcess,
+    NotOurs,
+    Process,
+    Service,
+    ServiceError,
+    climb,
+    free_ports,
+)
+
+VARIABLE = "STREAMER_TEST_KAFKA"
+VERSION = "4.4.0"
+IMAGE = f"apache/kafka:{VERSION}"  # the same broker and the same settings as on the JVM
+CLUSTER_ID = "c3RyZWFtZXItdGVzdHMtMQ"  # any 16 bytes in base64
+JAVA_FLOOR = 17
+POM = Path(__file__).with_name("pom.xml")
+
+SETTINGS = {
+    "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
+    # One broker: Kafka's own topics have one copy, and few partitions so that they are loaded at once.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "5",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "5",
+    # A member that was killed is missed after 3 s instead of 45 s (the minimum must be lowered with it).
+    "group.initial.rebalance.delay.ms": "0",
+    "group.consumer.session.timeout.ms": "3000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.heartbeat.interval.ms": "500",
+    "group.consumer.min.heartbeat.interval.ms": "100",
+    "group.consumer.assignment.interval.ms": "0",
+    # A transaction whose owner was killed is aborted soon after its timeout; the default looks every 10 s.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    # After kill -9 the controller lets the broker back in when the old session is over: 3 s instead of 9.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "log.cleaner.dedupe.buffer.size": "16777216",  # the default takes 128 MB of a small heap
+}
+
+
+class Kafka(Service):
+    """A broker at `bootstrap`. Killed or stopped, `start` brings it back with the same data and port."""
+
+    def __init__(self, bootstrap: str, process: Process) -> None:
+        super().__init__(process)
+        self.bootstrap = bootstrap
+
+    def probe(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        if not admin.list_topics(timeout=1).brokers:
+            raise ServiceError("no broker has registered yet")
+
+    def __repr__(self) -> str:
+        return f"Kafka({self.bootstrap})"
+
+
+def start_kafka() -> Kafka:
+    """A running broker by the first way that works; ServiceError with all reasons when none does."""
+    address = os.environ.get(VARIABLE)
+    if address:
+        return external_kafka(address)
+    return climb(
+        "Kafka",
+        [
+            (f"{VARIABLE}=host:port of a running broker", lambda: _refused(f"{VARIABLE} is not set")),
+            (f"Docker, image {IMAGE}", docker_kafka),
+            (f"Java {JAVA_FLOOR} or newer and Maven, Kafka {VERSION} from Maven Central", local_kafka),
+        ],
+    )
+
+
+def external_kafka(address: str) -> Kafka:
+    kafka = Kafka(address, NotOurs(VARIABLE))
+    kafka.start_s = 15
+    return kafka.start()
+
+
+def docker_kafka(node_id: int = 1) -> Kafka:
+    host = docker_host()
+    (port,) = free_ports(1)
+    settings = _broker_settings(node_id, "0.0.0.0", port, 9093, advertised=f"{host}:{port}")
+    env = {"KAFKA_" + name.replace(".", "_").upper(): value for name, value in settings.items()}
+    process = DockerProcess(IMAGE, port, {**env, "CLUSTER_ID": CLUSTER_ID})
+    return _started(Kafka(f"{host}:{port}", process))
+
+
+def local_kafka(node_id: int = 1, heap_mb: int = 768) -> Kafka:
+    """A KRaft broker and controller in one JVM, in a temporary folder that `close` deletes."""
+    java, jars = find_java(), fetch_jars()
+    port, controller = free_ports(2)
+    folder = Path(tempfile.mkdtemp(prefix="streamer-kafka-"))
+    settings = _broker_settings(node_id, HOST, port, controller, advertised=f"{HOST}:{port}")
+    settings["log.dirs"] = str(folder / "data")
+    properties = folder / "server.properties"
+    properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    run = [java, f"-Xmx{heap_mb}m", "-Dlog4j2.level=WARN", "-cp", f"{jars}/*"]
+    _run(
+        [*run, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
+        "Kafka could not format its storage",
+    )
+    process = LocalProcess([*run, f"-Xms{heap_mb}m", "kafka.Kafka", str(properties)], folder)
+    return _started(Kafka(f"{HOST}:{port}", process))
+
+
+def find_java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if not java or not Path(java).exists():
+        raise ServiceError(f"no java in JAVA_HOME or on PATH; install a JRE, {JAVA_FLOOR} or newer")
+    said = _run([java, "-version"], f"{java} does not run")
+    found = re.search(r'version "(\d+)', said)
+    if not found or int(found[1]) < JAVA_FLOOR:
+        raise ServiceError(
+            f"{java} is too old for Kafka {VERSION}, which needs {JAVA_FLOOR} or newer: {said}"
+        )
+    return java
+
+
+def fetch_jars() -> Path:
+    """Kafka's jars, fetched once per machine by Maven and kept in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamer"
+    jars = cache / f"kafka-{VERSION}"
+    if jars.exists():
+        return jars
+    maven = shutil.which("mvn")
+    if not maven:
+        raise ServiceError("no mvn on PATH to fetch Kafka's jars; install Maven")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        part = Path(scratch) / "jars"
+        goal = ["-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={part}"]
+        _run([maven, *goal], "Maven could not fetch Kafka; is its repository reachable?", timeout_s=600)
+        try:
+            part.rename(jars)  # whole or not at all: a fetch that was cut short leaves nothing
+        except OSError:
+            if not jars.exists():  # another run was quicker: use its folder
+                raise
+    return jars
+
+
+def _broker_settings(node_id: int, bind: str, port: int, controller: int, advertised: str) -> dict[str, str]:
+    return {
+        **SETTINGS,
+        "node.id": str(node_id),
+        "process.roles": "broker,controller",
+        "controller.quorum.voters": f"{node_id}@{HOST}:{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{bind}:{port},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{advertised}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }
+
+
+def _started(kafka: Kafka) -> Kafka:
+    try:
+        return kafka.start()
+    except BaseException:
+        kafka.close()
+        raise
+
+
+def _refused(reason: str) -> Kafka:
+    raise ServiceError(reason)
+
+
+def _run(command: list[str], failure: str, timeout_s: float = 60) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServiceError(f"{failure}: no end after {timeout_s:.0f} s") from error
+    if done.returncode:
+        raise ServiceError(f"{failure}:\n{done.stdout[-2000:]}")
+    return done.stdout
