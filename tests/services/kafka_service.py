@@ -126,9 +126,7 @@ def find_java() -> str:
     said = _run([java, "-version"], f"{java} does not run")
     found = re.search(r'version "(\d+)', said)
     if not found or int(found[1]) < JAVA_FLOOR:
-        raise ServiceError(
-            f"{java} is too old for Kafka {VERSION}, which needs {JAVA_FLOOR} or newer: {said}"
-        )
+        raise ServiceError(f"{java} is too old for Kafka {VERSION}, which needs {JAVA_FLOOR} or newer: {said}")
     return java
 
 

@@ -190,7 +190,7 @@ S = TypeVar("S", bound="Service")
 
 
 def climb(name: str, rungs: Sequence[tuple[str, Callable[[], S]]]) -> S:
-    """The first rung that gives a running server. If none does, fail with every reason: nothing is skipped."""
+    """The first rung that gives a running server. If none does, fail with every reason; never skip."""
     reasons = []
     for way, rung in rungs:
         try:
@@ -203,8 +203,8 @@ def climb(name: str, rungs: Sequence[tuple[str, Callable[[], S]]]) -> S:
 def free_ports(count: int) -> list[int]:
     """Free loopback ports below the ephemeral range.
 
-    A client that retries an ephemeral port while its server is down can connect to itself, and so take the port
-    from the server that restarts.
+    A client that retries an ephemeral port while its server is down can connect to itself, and so take the
+    port from the server that restarts.
     """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
@@ -222,6 +222,6 @@ def tail(log: Path, lines: int = 30) -> str:
 
 
 def _dies_with_us() -> list[str]:
-    """The kernel ends the server with the thread that started it, so that a killed run leaves no JVM behind."""
+    """The kernel ends the server with the thread that started it: a killed run leaves no JVM behind."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []

@@ -16,11 +16,11 @@ from confluent_kafka import (
     Producer,
 )
 from confluent_kafka import TopicPartition as Partition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from tests.services.process import ServiceError
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 
 
 def unique(prefix: str = "test") -> str:
@@ -46,9 +46,7 @@ def create_topic(
         if len(seen) == partitions and all(one.leader >= 0 for one in seen.values()):
             return topic
         if time.monotonic() > deadline:
-            raise ServiceError(
-                f"{topic}: {len(seen)} of {partitions} partitions have a leader after {timeout_s} s"
-            )
+            raise ServiceError(f"{topic}: {len(seen)} of {partitions} partitions have a leader after {timeout_s} s")
         time.sleep(0.02)
 
 
@@ -92,8 +90,8 @@ def produce_many(
 def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: float = 30) -> list[Message]:
     """Every committed record, in order per partition, up to where the topic ends now, and at least so many.
 
-    The end is the high watermark that a read-uncommitted reader sees. An open transaction therefore makes this
-    wait and then fail, where the end of a read-committed reader passes over it as if nothing were coming.
+    The end is the high watermark that a read-uncommitted reader sees. So an open transaction makes this wait
+    and then fail, where a read-committed reader by itself takes the place before it for the end.
     """
     deadline = time.monotonic() + timeout_s
     ends = end_offsets(bootstrap, topic, timeout_s)
@@ -120,7 +118,7 @@ def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: floa
                     messages.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     # Its offset is past the commit markers, which are never delivered as records.
-                    reached[message.partition()] = message.offset()
+                    reached[message.partition() or 0] = message.offset() or 0
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                     raise KafkaException(error)
         return messages
@@ -129,7 +127,7 @@ def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: floa
 
 
 def count_topic(bootstrap: str, topic: str, *, timeout_s: float = 30) -> int:
-    """How many committed records the topic holds; offsets cannot say, for markers and aborted records take some."""
+    """How many committed records the topic holds. Offsets cannot say: markers and aborts take some."""
     return len(read_topic(bootstrap, topic, timeout_s=timeout_s))
 
 
@@ -139,10 +137,9 @@ def end_offsets(bootstrap: str, topic: str, timeout_s: float = 15) -> dict[int, 
     found = admin.list_topics(topic, timeout=timeout_s).topics[topic]
     if found.error is not None:
         raise ServiceError(f"{topic}: {found.error}; create it before reading it")
-    asked = {Partition(topic, number): OffsetSpec.latest() for number in found.partitions}
-    answers = admin.list_offsets(
-        asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
-    )
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {Partition(topic, number): latest for number in found.partitions}
+    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s)
     return {partition.partition: future.result().offset for partition, future in answers.items()}
 
 
@@ -151,9 +148,7 @@ def _unfinished(
 ) -> str:
     behind = {number: f"{reached[number]} of {end}" for number, end in ends.items() if reached[number] < end}
     if behind:
-        why = (
-            f"stopped early (partition: offset of end) {behind}: a transaction is open, or the broker is down"
-        )
+        why = f"stopped early (partition: offset of end) {behind}: a transaction is open, or the broker is down"
     else:
         why = f"expected at least {at_least}"
     return f"{topic}: {found} records after {timeout_s} s, {why}"
