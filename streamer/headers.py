@@ -26,7 +26,5 @@ MODEL_VERSION = "streamer-model-version"
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
 
-ERRORS = frozenset(
-    {DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS}
-)
+ERRORS = frozenset({DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS})
 """What a dead letter has beyond the headers of its source record."""
