@@ -5,6 +5,10 @@ The dead-letter names are the broker's own (KIP-1191, KIP-1034), so that other t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from schemas import DeadLetter, Source
+
 DLQ_TOPIC = "__dlq.errors.topic"
 DLQ_PARTITION = "__dlq.errors.partition"
 DLQ_OFFSET = "__dlq.errors.offset"
@@ -23,8 +27,40 @@ SOURCE = "streamer-source"
 
 MODEL = "streamer-model"
 MODEL_VERSION = "streamer-model-version"
+VALUE_SHA256 = "streamer-value-sha256"
+VALUE_BYTES = "streamer-value-bytes"
+"""What a dead letter too large to carry its value says instead of it."""
+
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
 
-ERRORS = frozenset({DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS})
+ERRORS = frozenset(
+    {DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS}
+    | {VALUE_SHA256, VALUE_BYTES}
+)
 """What a dead letter has beyond the headers of its source record."""
+
+
+def last(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> bytes | None:
+    """The value of the last header of this name: Kafka allows several, and the last writer knows best."""
+    return next((value for key, value in reversed(headers or ()) if key == name), None)
+
+
+def dead_letter(headers: Sequence[tuple[str, bytes | None]] | None) -> DeadLetter:
+    """What a dead letter says of itself.
+
+    Raises:
+        pydantic.ValidationError: a header is missing or no number where it must be one.
+    """
+    said = {name: (value or b"").decode(errors="replace") for name, value in headers or ()}
+    return DeadLetter(
+        source=Source.model_validate_strings(
+            {"topic": said.get(DLQ_TOPIC), "partition": said.get(DLQ_PARTITION), "offset": said.get(DLQ_OFFSET)}
+        ),
+        group=said.get(DLQ_GROUP, ""),
+        worker=said.get(WORKER, ""),
+        reason=said.get(REASON, ""),
+        message=said.get(DLQ_MESSAGE, ""),
+        error=said.get(DLQ_ERROR, ""),
+        attempts=int(said.get(ATTEMPTS, "1")),
+    )
