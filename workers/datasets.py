@@ -1,0 +1,30 @@
+"""The public data sets that the workers are trained and tested on, as their publishers wrote them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+PUBLISHERS = {
+    "bank_marketing": "S. Moro, P. Rita, P. Cortez, Bank Marketing, UCI Machine Learning Repository, "
+    "DOI 10.24432/C5K306: the file bank-full.csv",
+    "banking77": "PolyAI, Banking77, arXiv 2003.04807: the files train.csv and test.csv of the folder "
+    "banking_data in the GitHub repository PolyAI-LDN/task-specific-datasets",
+}
+"""Who publishes a data set, and which files to get there."""
+
+
+def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV file, plain or gzipped, in order.
+
+    Raises:
+        FileNotFoundError: the file is not there; the message says where its publisher keeps it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there. Get it from its publisher: {'; or '.join(PUBLISHERS.values())}")
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    # Some texts hold line breaks inside quotes: newline="" leaves them to the CSV parser.
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
