@@ -149,7 +149,7 @@ def test_no_kafka_is_an_error_that_names_every_way(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
 
-    with pytest.raises(ServiceError, match=r"(?s)STREAMER_TEST_KAFKA=.*Docker.*Java 17 or newer and Maven"):
+    with pytest.raises(ServiceError, match=r"(?s)STREAMER_TEST_KAFKA.*Docker.*Java 17 or newer and Maven"):
         start_kafka()
 
 

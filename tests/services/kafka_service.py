@@ -77,8 +77,8 @@ def start_kafka() -> Kafka:
         return external_kafka(address)
     return climb(
         "Kafka",
+        VARIABLE,
         [
-            (f"{VARIABLE}=host:port of a running broker", lambda: _refused(f"{VARIABLE} is not set")),
             (f"Docker, image {IMAGE}", docker_kafka),
             (f"Java {JAVA_FLOOR} or newer and Maven, Kafka {VERSION} from Maven Central", local_kafka),
         ],
@@ -97,7 +97,7 @@ def docker_kafka(node_id: int = 1) -> Kafka:
     settings = _broker_settings(node_id, "0.0.0.0", port, 9093, advertised=f"{host}:{port}")
     env = {"KAFKA_" + name.replace(".", "_").upper(): value for name, value in settings.items()}
     process = DockerProcess(IMAGE, port, {**env, "CLUSTER_ID": CLUSTER_ID})
-    return _started(Kafka(f"{host}:{port}", process))
+    return Kafka(f"{host}:{port}", process).launch()
 
 
 def local_kafka(node_id: int = 1, heap_mb: int = 768) -> Kafka:
@@ -115,7 +115,7 @@ def local_kafka(node_id: int = 1, heap_mb: int = 768) -> Kafka:
         "Kafka could not format its storage",
     )
     process = LocalProcess([*run, f"-Xms{heap_mb}m", "kafka.Kafka", str(properties)], folder)
-    return _started(Kafka(f"{HOST}:{port}", process))
+    return Kafka(f"{HOST}:{port}", process).launch()
 
 
 def find_java() -> str:
@@ -163,18 +163,6 @@ def _broker_settings(node_id: int, bind: str, port: int, controller: int, advert
         "advertised.listeners": f"PLAINTEXT://{advertised}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     }
-
-
-def _started(kafka: Kafka) -> Kafka:
-    try:
-        return kafka.start()
-    except BaseException:
-        kafka.close()
-        raise
-
-
-def _refused(reason: str) -> Kafka:
-    raise ServiceError(reason)
 
 
 def _run(command: list[str], failure: str, timeout_s: float = 60) -> str:

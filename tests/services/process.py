@@ -149,6 +149,14 @@ class Service(ABC):
         self.wait_until_ready()
         return self
 
+    def launch(self) -> Self:
+        """The first start. If it fails, nothing of the server stays behind."""
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.start_s
         while True:
@@ -189,9 +197,9 @@ class Service(ABC):
 S = TypeVar("S", bound="Service")
 
 
-def climb(name: str, rungs: Sequence[tuple[str, Callable[[], S]]]) -> S:
+def climb(name: str, variable: str, rungs: Sequence[tuple[str, Callable[[], S]]]) -> S:
     """The first rung that gives a running server. If none does, fail with every reason; never skip."""
-    reasons = []
+    reasons = [f"  - the address of a running one in {variable}: not set"]
     for way, rung in rungs:
         try:
             return rung()

