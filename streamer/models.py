@@ -26,7 +26,7 @@ from typing import Annotated, Self, TypeVar
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from safetensors import SafetensorError
 
 from streamer.errors import BadConfig
@@ -72,6 +72,13 @@ class Manifest(Description):
     sha256: Sha256
     bytes: Annotated[int, Field(gt=0)]
     files: dict[FileName, Sha256]
+
+    @field_validator("files")
+    @classmethod
+    def _only_further_files(cls, files: dict[str, str]) -> dict[str, str]:
+        if reserved := {WEIGHTS, MANIFEST} & files.keys():
+            raise ValueError(f"{', '.join(sorted(reserved))} may not be listed")
+        return files
 
 
 @dataclass(frozen=True)

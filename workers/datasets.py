@@ -12,6 +12,8 @@ PUBLISHERS = {
     "DOI 10.24432/C5K306: the file bank-full.csv",
     "banking77": "PolyAI, Banking77, arXiv 2003.04807: the files train.csv and test.csv of the folder "
     "banking_data in the GitHub repository PolyAI-LDN/task-specific-datasets",
+    "online_retail": "D. Chen, Online Retail, UCI Machine Learning Repository, DOI 10.24432/C5BW33: the file "
+    "Online Retail.xlsx, saved as CSV",
 }
 """Who publishes a data set, and which files to get there."""
 
