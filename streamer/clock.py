@@ -15,6 +15,9 @@ class Clock(Protocol):
     def time_ms(self) -> int:
         """Milliseconds since 1970, as Kafka's record timestamps."""
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass: for the owner thread when only time can change anything."""
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -24,6 +27,9 @@ class SystemClock:
 
     def time_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class Deadline:

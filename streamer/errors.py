@@ -3,6 +3,7 @@
 Reject    one record cannot be answered: it becomes a dead letter with a reason, the next record is served
 Wait      a dependency does not answer now: nothing is lost, the engine tries again
   Aborted   the transaction was rolled back cleanly: the same outcomes are written again
+    Refused the same, and the broker will refuse again until somebody grants a right or makes a topic
   Unclear   nobody knows whether the transaction happened: a new producer asks the broker, then decides
 Exit      the process cannot go on: it says why and what to do, and ends with the code of its class
 """
@@ -46,6 +47,10 @@ class Wait(StreamerError):
 
 class Aborted(Wait):
     """The transaction was rolled back cleanly; nothing of it is visible."""
+
+
+class Refused(Aborted):
+    """The broker refuses a message for a reason that time alone does not cure: a missing topic or right."""
 
 
 class Unclear(Wait):

@@ -10,7 +10,7 @@ import msgspec
 from streamer.errors import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
     from streamer.ledger import Lane
 
@@ -85,17 +85,19 @@ class Item:
         self.features: Mapping[str, float] = {}
         self.cost = 1
         self.due: float | None = None
-        self.cache_key: Hashable | None = None
+        self.cache_key: bytes | None = None
         self.followers: list[Item] | None = None
         self.outcome: Outcome | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What the runner is given: items in the batcher's order, why they were released, their padded cost."""
+    """What the runner is given: items in the batcher's order, why they were released, their padded cost, and
+    how long the first of them waited."""
 
     items: list[Item]
     reason: str
     cost: int
+    waited_s: float
 
 
 class BatchResult(msgspec.Struct, frozen=True):

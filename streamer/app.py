@@ -1,0 +1,227 @@
+"""Wiring: settings and a worker class become a running engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import structlog
+import torch
+from prometheus_client import CollectorRegistry
+
+from streamer import models, slot
+from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.cache import ContentKey, NearCache, Payoff, RedisCache, connect
+from streamer.checkpoint import CommitPolicy
+from streamer.clock import Clock, Deadline, SystemClock
+from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
+from streamer.config import client_config
+from streamer.engine import Engine, Limits, Parts
+from streamer.errors import BadConfig, Refused, Unreachable, Wait
+from streamer.features import NoFeatures, RedisFeatures
+from streamer.health import Health, HealthServer
+from streamer.ledger import Lane
+from streamer.metrics import Metrics
+from streamer.models import Model
+from streamer.ports import Cache, FeatureStore, Sink, Source
+from streamer.records import Item, Record, Rejected
+from streamer.runner import Inference, ThreadRunner
+from streamer.settings import Settings
+from streamer.sink import AtLeastOnceSink, TransactionalSink
+from streamer.source import KafkaSource
+from streamer.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+WARM_UP_SIZES = (1, 8)
+DEFAULT_SECRET = b"streamer"  # keys are then guessable by who knows the features; set cache.secret
+
+
+def run(settings: Settings, worker: Worker[Any, Any]) -> None:
+    """Serve until a signal, then drain.
+
+    Raises:
+        Exit: the process cannot go on.
+    """
+    clock = SystemClock()
+    device = choose_device(settings.device)
+    torch.set_num_threads(1)  # a worker scales by replicas; more threads would fight over the cores they share
+    model = load(settings, worker, device)
+    health = Health()
+    metrics = Metrics(worker.name, model.version, CollectorRegistry())
+    server = HealthServer(settings.http.host, settings.http.port, health, metrics)
+    server.start()
+    structlog.contextvars.bind_contextvars(worker=worker.name, model_version=model.version)
+    runner, inference = _runner(settings, worker, device)
+    warm_up(worker, inference)
+    health.warm()
+    log.info("model is warm", device=str(device), digest=model.digest[:12], http_port=server.port)
+    parts = _parts(settings, worker, model, runner, clock, metrics, health)
+    engine = Engine(parts, limits(settings), CommitPolicy(interval_s=settings.commit_interval_ms / 1000))
+    _stop_on_signals(engine)
+    try:
+        engine.run()
+    finally:
+        server.close()
+    log.info("stopped: everything in flight is committed")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        BadConfig: a GPU is asked for and there is none.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadConfig(f"device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; set device to cpu or auto")
+    return device
+
+
+def load(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> Model:
+    """Find and verify the worker's model, and bring it to the device."""
+    model = Model.none(worker.name)
+    if worker.model:
+        model = models.find(settings.models.dir, worker.model, settings.models.version)
+    worker.load(model, device)
+    return model
+
+
+def warm_up(worker: Worker[Any, Any], inference: Inference) -> None:
+    """Run the worker's example, so that no first event pays for lazy initialisation and no bad model serves.
+
+    Raises:
+        BadConfig: the model does not answer the example.
+    """
+    for size in WARM_UP_SIZES:
+        outcomes = inference.run([_example(worker) for _ in range(size)])
+        first = outcomes[0]
+        if isinstance(first, Rejected):
+            raise BadConfig(f"{worker.name} does not answer its own example: {first.reason}, {first.message}")
+
+
+def limits(settings: Settings) -> Limits:
+    """The engine's bounds."""
+    return Limits(
+        in_flight_max=settings.limits.in_flight_max,
+        in_flight_bytes_max=settings.limits.in_flight_bytes_max,
+        dead_ratio_max=settings.dead_letters.ratio_max,
+        dead_run_max=settings.dead_letters.run_max,
+        drain_s=settings.drain_s,
+    )
+
+
+def _example(worker: Worker[Any, Any]) -> Item:
+    item = Item(Record(worker.source, 0, 0, b"example", b"{}", None, 0), Lane(0))
+    item.event = worker.example
+    return item
+
+
+def _runner(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> tuple[ThreadRunner, Inference]:
+    inference = Inference(worker, device, settings.limits.record_bytes_max - ENVELOPE_BYTES_MAX)
+    return ThreadRunner(inference), inference
+
+
+def _parts(
+    settings: Settings,
+    worker: Worker[Any, Any],
+    model: Model,
+    runner: ThreadRunner,
+    clock: Clock,
+    metrics: Metrics,
+    health: Health,
+) -> Parts:
+    group = settings.kafka.group(worker.name)
+    costs = CostModel()
+    source = KafkaSource(
+        {**client_config(settings), "group.id": group, "client.id": group}, worker.source, settings.kafka.start
+    )
+    cache, features = _redis(settings, worker, costs, clock)
+    policy = batch_policy(settings)
+    runner.start()
+    return Parts(
+        worker=worker,
+        source=source,
+        sink=_sink(settings, group, worker.source, source, clock),
+        codec=JsonCodec(
+            worker,
+            Identity(worker.name, model.version, model.digest, group),
+            clock,
+            settings.limits.record_bytes_max,
+        ),
+        cache=cache,
+        content_key=ContentKey(_secret(settings), worker.name, model.digest, worker.answer.__name__),
+        features=features,
+        batcher=Batcher(policy, costs),
+        costs=costs,
+        runner=runner,
+        clock=clock,
+        metrics=metrics,
+        health=health,
+        goal_s=policy.goal_s,
+    )
+
+
+def batch_policy(settings: Settings) -> BatchPolicy:
+    """The batcher's limits."""
+    batch = settings.batch
+    default = BatchPolicy()
+    return BatchPolicy(
+        items_max=batch.items_max,
+        cost_max=batch.cost_max or default.cost_max,
+        linger_s=batch.linger_ms / 1000,
+        goal_s=batch.latency_goal_ms / 1000 if batch.latency_goal_ms is not None else None,
+    )
+
+
+def _sink(settings: Settings, group: str, topic: str, source: Source, clock: Clock) -> Sink:
+    config = {**client_config(settings), "client.id": group}
+    if settings.delivery == "at_least_once":
+        return AtLeastOnceSink(config, source, clock)
+    replica = settings.kafka.slot or slot.take(group)
+    sink = TransactionalSink(config, f"{group}.{replica}", source, topic, clock)
+    _begin(sink, clock)
+    return sink
+
+
+def _begin(sink: TransactionalSink, clock: Clock) -> None:
+    """End what a predecessor left open, before this replica joins the group; a broker that is down is waited for."""
+    while True:
+        try:
+            return sink.recover(Deadline(clock, 5.0))
+        except Refused as error:
+            raise Unreachable(str(error)) from error
+        except Wait as error:
+            log.warning("waiting for the broker", error=str(error))
+            clock.sleep(1.0)
+
+
+def _redis(settings: Settings, worker: Worker[Any, Any], costs: CostModel, clock: Clock) -> tuple[Cache, FeatureStore]:
+    near = NearCache(clock, settings.cache.near_max, settings.cache.ttl_s)
+    if settings.cache.url is None:
+        return near, NoFeatures()
+    client = connect(settings.cache.url.get_secret_value(), settings.cache.timeout_ms)
+    payoff = Payoff(lambda: costs.per_item_s)
+    cache = RedisCache(client, near, payoff, clock=clock, secret=_secret(settings), ttl_s=settings.cache.ttl_s)
+    return cache, RedisFeatures(client, worker.name)
+
+
+def _secret(settings: Settings) -> bytes:
+    secret = settings.cache.secret
+    return secret.get_secret_value().encode() if secret else DEFAULT_SECRET
+
+
+def _stop_on_signals(engine: Engine) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)  # safe: what was not committed is read again
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, leave)
+        engine.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)

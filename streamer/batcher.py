@@ -1,0 +1,196 @@
+"""The batcher: when is a batch ready, and which items are in it. Pure: it is asked, it never sleeps.
+
+It is work-conserving: a runner with nothing to do takes what waits, so one event flies alone and batches grow
+under load. A batch costs items x the bound of its longest length bucket (padding is computed too). Its time is
+learned as `a + b * cost`; from that and the latency goal follows the last moment at which a batch may start.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+from streamer.records import Batch, Item
+
+
+class Release(StrEnum):
+    """Why a batch was released; the value of the metric label."""
+
+    FULL = "full"
+    DUE = "due"
+    IDLE = "idle"
+    DRAIN = "drain"
+
+
+class BatchPolicy(msgspec.Struct, frozen=True):
+    """Limits of one batch.
+
+    `items_max` items and `cost_max` padded cost at most (a single item may cost more: it flies alone);
+    `linger_s` how long an idle runner waits for more (0: never); `goal_s` the time from an event's own
+    timestamp to its answer (None: no goal); `buckets` the upper bounds of the lengths padded together, growing.
+    """
+
+    items_max: int = 1024
+    cost_max: int = 1 << 20
+    linger_s: float = 0.0
+    goal_s: float | None = None
+    buckets: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+class CostModel:
+    """Time of a batch as `a + b * cost`: least squares over the batches seen, the older the less they count."""
+
+    def __init__(self, memory: float = 0.98) -> None:
+        self._memory = memory
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self.fixed_s = 0.0
+        self.per_cost_s = 0.0
+        self.per_item_s = 0.0
+
+    def observe(self, items: int, cost: int, seconds: float) -> None:
+        """Learn that a batch of `items` and padded `cost` took `seconds`."""
+        keep = self._memory
+        self.per_item_s += (1 - keep) * (seconds / items - self.per_item_s) if self._n else seconds / items
+        self._n = keep * self._n + 1
+        self._x = keep * self._x + cost
+        self._y = keep * self._y + seconds
+        self._xx = keep * self._xx + cost * cost
+        self._xy = keep * self._xy + cost * seconds
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 1e-9 * self._n * self._xx:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            self.per_cost_s = max(slope, 0.0)
+        else:  # one size only so far: call all of it proportional
+            self.per_cost_s = self._y / self._x
+        self.fixed_s = max((self._y - self.per_cost_s * self._x) / self._n, 0.0)
+
+    def seconds(self, cost: int) -> float:
+        """The time that a batch of `cost` will take, in seconds; 0 before the first observation."""
+        return self.fixed_s + self.per_cost_s * cost
+
+
+class Batcher:
+    """Items that wait for the runner, in length buckets, each in arrival order."""
+
+    PASSED_OVER_MAX = 4
+    """Batches that may be taken while older items of another bucket wait: order of release bounds memory."""
+
+    def __init__(self, policy: BatchPolicy, costs: CostModel) -> None:
+        self._policy = policy
+        self._costs = costs
+        self._buckets: dict[int, deque[tuple[float, Item]]] = {}
+        self._count = 0
+        self._draining = False
+        self._passed_over = 0
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        return self._count
+
+    def add(self, items: Iterable[Item], now: float) -> None:
+        """Let items wait from `now` on; `item.cost` says their length, `item.due` when their answer is due."""
+        for item in items:
+            bound = self._bound(item.cost)
+            bucket = self._buckets.get(bound)
+            if bucket is None:
+                bucket = self._buckets[bound] = deque()
+            bucket.append((now, item))
+            self._count += 1
+
+    def drain(self) -> None:
+        """From now on release whatever waits."""
+        self._draining = True
+
+    def refill(self) -> None:
+        """From now on let items wait for a batch again."""
+        self._draining = False
+
+    def ready(self, now: float, out: int) -> Release | None:
+        """Why a batch should go to the runner now, which has `out` batches already; None to wait."""
+        if not self._count:
+            return None
+        if any(self._fills(bound) for bound in self._buckets):
+            return Release.FULL
+        if self._draining:
+            return Release.DRAIN
+        if out == 0 and self._policy.linger_s == 0:
+            return Release.IDLE
+        wait = self.due_in(now, out)
+        return Release.DUE if wait is not None and wait <= 0 else None
+
+    def due_in(self, now: float, out: int) -> float | None:
+        """Seconds until `ready` answers without a further item; None when only a further item or a
+        finished batch can change its answer."""
+        if not self._count:
+            return None
+        waits = [head.due - self._seconds(bound) - now for bound, head in self._heads() if head.due is not None]
+        if out == 0:
+            waits.append(min(bucket[0][0] for bucket in self._buckets.values()) + self._policy.linger_s - now)
+        return min(waits) if waits else None
+
+    def take(self, now: float, reason: Release) -> Batch:
+        """Take the batch that `ready` spoke of: the longest-waiting full bucket, else the bucket of the oldest
+        item, topped up with shorter items where that is cheaper than a batch of their own."""
+        bound = self._choose(reason)
+        budget = self._budget(now, bound)
+        waited_s = now - self._buckets[bound][0][0]
+        items = self._pop(bound, budget // bound)
+        for shorter in sorted((b for b in self._buckets if b < bound), reverse=True):
+            room = budget // bound - len(items)
+            if self._joins(shorter, bound, room):
+                items += self._pop(shorter, room)
+        return Batch(items=items, reason=reason, cost=len(items) * bound, waited_s=waited_s)
+
+    def _bound(self, cost: int) -> int:
+        buckets = self._policy.buckets
+        at = bisect_left(buckets, cost)
+        return buckets[at] if at < len(buckets) else cost
+
+    def _items_max(self, bound: int) -> int:
+        return max(1, min(self._policy.items_max, self._policy.cost_max // bound))
+
+    def _fills(self, bound: int) -> bool:
+        return len(self._buckets[bound]) >= self._items_max(bound)
+
+    def _seconds(self, bound: int) -> float:
+        return self._costs.seconds(bound * min(len(self._buckets[bound]), self._items_max(bound)))
+
+    def _heads(self) -> list[tuple[int, Item]]:
+        return [(bound, bucket[0][1]) for bound, bucket in self._buckets.items()]
+
+    def _choose(self, reason: Release) -> int:
+        oldest = min(self._buckets, key=lambda bound: self._buckets[bound][0][0])
+        full = [bound for bound in self._buckets if self._fills(bound)]
+        if reason is not Release.FULL or not full or oldest in full or self._passed_over >= self.PASSED_OVER_MAX:
+            self._passed_over = 0
+            return oldest
+        self._passed_over += 1
+        return min(full, key=lambda bound: self._buckets[bound][0][0])
+
+    def _budget(self, now: float, bound: int) -> int:
+        """The padded cost that this batch may have: what the limits and, for an event that can still make
+        its goal, the goal leave."""
+        budget = self._items_max(bound) * bound
+        due = self._buckets[bound][0][1].due
+        per_cost = self._costs.per_cost_s
+        if due is None or due <= now or per_cost == 0:
+            return budget
+        return max(bound, min(budget, int((due - now - self._costs.fixed_s) / per_cost)))
+
+    def _joins(self, shorter: int, bound: int, room: int) -> bool:
+        """Whether padding all the shorter items costs less than the fixed cost of a batch of their own."""
+        joining = len(self._buckets[shorter])
+        padding_s = joining * (bound - shorter) * self._costs.per_cost_s
+        return joining <= room and padding_s <= self._costs.fixed_s
+
+    def _pop(self, bound: int, items_max: int) -> list[Item]:
+        bucket = self._buckets[bound]
+        taken = [bucket.popleft()[1] for _ in range(min(items_max, len(bucket)))]
+        if not bucket:
+            del self._buckets[bound]
+        self._count -= len(taken)
+        return taken

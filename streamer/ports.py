@@ -1,0 +1,143 @@
+"""The seams of the engine, on one page. Everything behind a network or a GPU has a fake in
+`streamer.testing`, and `tests/contracts` runs one suite on both.
+
+All methods are called from the owner thread. None may block longer than the time it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from streamer.clock import Deadline
+from streamer.records import Batch, BatchResult, Item, Message, Positions, Record, Rejected
+from streamer.worker import Features
+
+Partitions = Sequence[int]
+
+
+class Rebalance(Protocol):
+    """What the engine does when the group moves partitions; called from inside `Source.poll` and `close`."""
+
+    def assigned(self, partitions: Partitions) -> None:
+        """These partitions are ours from now on, from their committed offsets."""
+
+    def revoked(self, partitions: Partitions) -> None:
+        """These partitions are still ours until this returns: finish and commit what is in flight."""
+
+    def lost(self, partitions: Partitions) -> None:
+        """These partitions are somebody else's already: drop what is in flight, commit nothing."""
+
+
+class Source(Protocol):
+    """Where records come from."""
+
+    def subscribe(self, rebalance: Rebalance) -> None:
+        """Join the group."""
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+        """Up to `records_max` records in offset order per partition; waits for the first, then takes what is there.
+
+        Zero records: nothing is taken, only the group is served. Raises `Exit` when the topic cannot be read.
+        """
+
+    def group(self) -> Any:
+        """What fences a commit: the membership as of the last poll. Raises `Wait` while there is none."""
+
+    def committed(self, partitions: Partitions, timeout_s: float) -> Positions:
+        """The stable committed positions; a partition without one is absent. Raises `Wait`."""
+
+    def commit(self, positions: Positions) -> None:
+        """Commit outside a transaction (at-least-once). Raises `Wait`."""
+
+    def rewind(self, positions: Positions) -> None:
+        """Read these partitions again from these positions."""
+
+    def lag(self) -> dict[int, int]:
+        """Records between each assigned partition's position and its end, as last heard from the broker."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Sink(Protocol):
+    """Where outcomes go. A message that was written stays with the sink until `commit` or `forget`."""
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Take messages in order. At-least-once publishes at once, exactly-once at the commit."""
+
+    def commit(self, positions: Positions, deadline: Deadline) -> None:
+        """Make everything written so far and `positions` durable.
+
+        Raises:
+            Aborted: nothing happened; call again (`Refused`: as long as the broker refuses, in vain).
+            Unclear: unknown; call `recover`, look at `Source.committed()`, then `commit` or `forget`.
+            Exit: another process has taken this replica's place.
+        """
+
+    def recover(self, deadline: Deadline) -> None:
+        """After `Unclear`: a new producer, after which no straggler of the old one can happen. Raises `Wait`."""
+
+    def forget(self, partitions: Partitions) -> None:
+        """Drop what was written for these source partitions and not committed."""
+
+    def close(self, deadline: Deadline) -> None:
+        """Give the connection back."""
+
+
+class Cache(Protocol):
+    """Answers by content key. Never raises: a cache that fails is a cache that misses."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """One answer (JSON) or None a key, in order; one round trip at most."""
+
+    def put_many(self, answers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Remember answers that are durable."""
+
+    def circuit(self) -> tuple[str, int]:
+        """State of the breaker (closed, half-open, open), and the errors so far."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class FeatureStore(Protocol):
+    """What is known of an entity. Never raises: no features are empty features."""
+
+    def read_many(self, keys: Sequence[str]) -> list[Features]:
+        """One mapping a key, in order; one round trip."""
+
+
+class Runner(Protocol):
+    """The GPU: at most `slots` batches are out, one running and the others ready."""
+
+    slots: int
+
+    def out(self) -> int:
+        """Batches submitted and not yet handed back."""
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch; only while `out() < slots`."""
+
+    def finished(self, timeout_s: float) -> list[BatchResult]:
+        """Batches that are done, in the order of submission; waits up to `timeout_s` for the first one.
+
+        Raises whatever killed the runner.
+        """
+
+    def close(self, deadline: Deadline) -> None:
+        """Stop after the running batch."""
+
+
+class Codec(Protocol):
+    """Bytes to models and back."""
+
+    def decode_many(self, items: Sequence[Item]) -> list[Rejected | None]:
+        """Fill in each item's `event`; one rejection or None an item, in order."""
+
+    def encode_many(self, items: Sequence[Item]) -> list[Message]:
+        """The messages of settled items, in order; a skipped one has none."""
+
+
+OnCommitted = Callable[[Sequence[Item], float], None]
+"""Items that are durable now, and the seconds that their commit took."""

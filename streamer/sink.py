@@ -1,0 +1,275 @@
+"""Outcomes to Kafka: two classes for the two guarantees, one shape. The only place that knows the producer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from streamer.clock import Clock, Deadline
+from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
+from streamer.ports import Source
+from streamer.records import Message, Positions
+
+log = structlog.get_logger(__name__)
+
+MakeProducer = Callable[[dict[str, Any]], Any]
+
+COMMON: Mapping[str, str] = {
+    "enable.idempotence": "true",
+    "acks": "all",
+    # Topics are made on purpose, with the right number of partitions: streamer topics apply.
+    "allow.auto.create.topics": "false",
+    "linger.ms": "1",
+    # What is too large for the topic is found before it is sent; this only must not be the narrower limit.
+    "message.max.bytes": "8388608",
+    "queue.buffering.max.messages": "200000",
+}
+DISTURBED = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
+CURES: Mapping[int, str] = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "make the topics: streamer topics apply",
+    KafkaError._UNKNOWN_TOPIC: "make the topics: streamer topics apply",
+    KafkaError._UNKNOWN_PARTITION: "make the topics: streamer topics apply",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target and the dead-letter topic",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on the transactional id's prefix",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower limits.record_bytes_max",
+}
+POLL_S = 0.05
+
+
+class _Partitions:
+    """Folds source partitions onto a topic's: equal counts keep the number, so order holds even without keys
+    and a join downstream finds equal partitions. Asked once a topic, so that a key never moves in mid-run."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def of(self, producer: Any, message: Message, deadline: Deadline) -> int:
+        count = self._counts.get(message.topic)
+        if count is None:
+            count = self._counts[message.topic] = _partition_count(producer, message.topic, deadline)
+        return message.partition % count
+
+
+def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
+    try:
+        metadata = producer.list_topics(topic, timeout=deadline.left(at_least=0.1)).topics[topic]
+    except KafkaException as error:
+        raise Wait(f"partitions of {topic}: {error.args[0].str()}") from error
+    if metadata.error is not None or not metadata.partitions:
+        raise Refused(f"topic {topic}: {metadata.error or 'no partitions'}; {CURES[KafkaError._UNKNOWN_TOPIC]}")
+    return len(metadata.partitions)
+
+
+def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
+    """The messages that do not come from these source partitions."""
+    gone = set(partitions)
+    return [message for message in messages if message.partition not in gone]
+
+
+def _produce(producer: Any, message: Message, partition: int, deadline: Deadline, **options: Any) -> None:
+    while True:
+        try:
+            producer.produce(message.topic, message.value, message.key, partition, headers=message.headers, **options)
+            return
+        except BufferError as error:  # the queue is full: let it drain
+            if deadline.passed():
+                raise Wait("the producer's queue is full") from error
+            producer.poll(POLL_S)
+
+
+class TransactionalSink:
+    """Predictions, dead letters and positions in one transaction, opened only when all of it is ready.
+
+    librdkafka speaks the protocol in which a delayed request of one transaction can land in the next
+    (no KIP-890 part 2). So whatever is not plainly committed or plainly aborted ends this producer: `recover`
+    makes a new one of the same id, whose start bumps the epoch and fences every straggler.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        transactional_id: str,
+        source: Source,
+        source_topic: str,
+        clock: Clock,
+        make_producer: MakeProducer = Producer,
+    ) -> None:
+        timeout_ms = config.get("transaction.timeout.ms", "15000")
+        self._config: dict[str, Any] = {
+            **COMMON,
+            **config,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": timeout_ms,
+            "message.timeout.ms": timeout_ms,  # a longer one is refused: no message outlives its transaction
+            "error_cb": self._on_error,
+            "logger": logging.getLogger("librdkafka"),
+        }
+        self._timeout_s = int(timeout_ms) / 1000
+        self._source = source
+        self._source_topic = source_topic
+        self._clock = clock
+        self._make_producer = make_producer
+        self._partitions = _Partitions()
+        self._messages: list[Message] = []
+        self._producer: Any = None
+        self._disturbed = False
+
+    def write(self, messages: Sequence[Message]) -> None:
+        self._messages += messages
+
+    def commit(self, positions: Positions, deadline: Deadline) -> None:
+        if self._producer is None or self._disturbed:
+            self.recover(deadline)
+        group = self._source.group()
+        producer = self._producer
+        placed = [(message, self._partitions.of(producer, message, deadline)) for message in self._messages]
+        offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
+        started = self._clock.now()
+        try:
+            producer.begin_transaction()
+            for message, partition in placed:
+                _produce(producer, message, partition, deadline)
+            producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
+            producer.commit_transaction(deadline.left(at_least=0.1))
+        except KafkaException as error:
+            self._failed(error.args[0], self._clock.now() - started)
+        except Wait as error:
+            self._abort(f"transaction: {error}")
+        producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
+        self._messages.clear()
+
+    def recover(self, deadline: Deadline) -> None:
+        if self._producer is not None:
+            self._producer.purge()
+        self._producer = None
+        producer = self._make_producer(self._config)
+        try:
+            producer.init_transactions(deadline.left(at_least=0.5))
+        except KafkaException as error:
+            failure = error.args[0]
+            if failure.code() in CURES:
+                raise Refused(f"cannot begin: {failure.str()}; {CURES[failure.code()]}") from error
+            raise Unclear(f"no transaction coordinator: {failure.str()}") from error
+        self._producer = producer
+        self._disturbed = False
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        self._messages = _without(self._messages, partitions)
+
+    def close(self, deadline: Deadline) -> None:
+        """Nothing is open between two commits, so there is nothing to finish."""
+        self._messages.clear()
+        self._producer = None
+
+    def _failed(self, error: KafkaError, took_s: float) -> None:
+        """Turn what a transactional call said into what to do about it. Always raises."""
+        said = f"transaction: {error.str()}"
+        if error.code() == KafkaError._FENCED and took_s < self._timeout_s:
+            # Not our own timeout, so somebody else began with this id; fighting back would fence them in turn.
+            raise Temporary(
+                f"another process uses this replica's transactional id {self._config['transactional.id']}; "
+                "give each replica its own kafka.slot"
+            )
+        if error.txn_requires_abort():
+            self._abort(said, error.code())
+        raise Unclear(said)
+
+    def _abort(self, said: str, code: int = KafkaError.NO_ERROR) -> None:
+        """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
+        try:
+            self._producer.abort_transaction(self._timeout_s)
+        except KafkaException as error:
+            raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
+        if code in CURES:
+            raise Refused(f"{said}; {CURES[code]}")
+        raise Aborted(said)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # librdkafka may have sent EndTxn twice: the app sees success, and the late first copy could end the next
+        # transaction. A new producer before the next one costs one request.
+        if error.code() in DISTURBED:
+            self._disturbed = True
+        log.warning("producer", error=error.str())
+
+
+class AtLeastOnceSink:
+    """Predictions and dead letters at once, positions when all before them are acknowledged."""
+
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        source: Source,
+        clock: Clock,
+        make_producer: MakeProducer = Producer,
+    ) -> None:
+        self._producer = make_producer(
+            {
+                **COMMON,
+                "message.timeout.ms": "0",  # a broker that is down is waited for
+                **config,
+                "error_cb": lambda error: log.warning("producer", error=error.str()),
+                "logger": logging.getLogger("librdkafka"),
+            }
+        )
+        self._source = source
+        self._clock = clock
+        self._partitions = _Partitions()
+        self._unsent: list[Message] = []
+        self._refused: list[tuple[Message, KafkaError]] = []
+
+    def write(self, messages: Sequence[Message]) -> None:
+        self._unsent += messages
+        self._send(Deadline(self._clock, 1.0))
+
+    def commit(self, positions: Positions, deadline: Deadline) -> None:
+        self._send(deadline)
+        if self._unsent:
+            raise Wait("the broker does not take messages now")
+        if waiting := self._producer.flush(deadline.left(at_least=0.01)):
+            raise Wait(f"{waiting} messages are not acknowledged yet")
+        if self._refused:
+            self._send_again()
+        self._source.commit(positions)
+
+    def recover(self, deadline: Deadline) -> None:
+        """Never asked for: this sink has no unclear outcome, it may publish twice."""
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        self._unsent = _without(self._unsent, partitions)
+        gone = set(partitions)
+        self._refused = [(message, error) for message, error in self._refused if message.partition not in gone]
+
+    def close(self, deadline: Deadline) -> None:
+        self._producer.flush(deadline.left())
+
+    def _send(self, deadline: Deadline) -> None:
+        sent = 0
+        try:
+            for message in self._unsent:
+                partition = self._partitions.of(self._producer, message, deadline)
+                _produce(self._producer, message, partition, deadline, on_delivery=self._on_delivery(message))
+                sent += 1
+        except Wait as error:
+            log.warning("sink waits", error=str(error))
+        finally:
+            del self._unsent[:sent]
+        self._producer.poll(0)
+
+    def _on_delivery(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
+        def delivered(error: KafkaError | None, _: Any) -> None:
+            if error is not None:
+                self._refused.append((message, error))
+
+        return delivered
+
+    def _send_again(self) -> None:
+        """The broker will not take these as they are: keep them, say so, and let no position pass them."""
+        _, error = self._refused[0]
+        self._unsent = [message for message, _ in self._refused]
+        self._refused = []
+        raise Refused(f"the broker refuses messages: {error.str()}; {CURES.get(error.code(), 'see its log')}")

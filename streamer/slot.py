@@ -1,0 +1,45 @@
+"""A stable name for this replica: the first free number on this host, held by a file lock.
+
+The transactional id is made of it. Stable, because a successor of the same id ends a dead process's open
+transaction at once instead of after its timeout; unique, because two of one id fence each other. The kernel
+gives the lock back whatever kills the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from streamer.errors import Temporary
+
+SLOTS_MAX = 256
+
+
+_held: list[IO[str]] = []  # a lock lives as long as its file is open: to the end of the process
+
+
+def take(group: str) -> str:
+    """Take the first free slot of `group` on this host until the process ends, and return its name.
+
+    Raises:
+        Temporary: all are taken, or the lock folder cannot be written.
+    """
+    folder = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for number in range(SLOTS_MAX):
+            lock = (folder / f"{group}.{number}.lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            _held.append(lock)
+            return f"{socket.gethostname()}-{number}"
+    except OSError as error:
+        raise Temporary(f"cannot lock a replica slot in {folder}: {error}; set kafka.slot") from error
+    raise Temporary(f"{SLOTS_MAX} replicas of {group} run on this host already; set kafka.slot")

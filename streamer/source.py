@@ -1,0 +1,234 @@
+"""Records from Kafka. The only place that knows the consumer: group, rebalance, pausing, offsets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_STORED,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
+from streamer.ports import Rebalance
+from streamer.records import Positions, Record
+
+log = structlog.get_logger(__name__)
+
+START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
+COMMITTED_TIMEOUT_S = 5.0
+
+DEFAULTS: Mapping[str, str] = {
+    # Offsets move only with what was published, never by a timer.
+    "enable.auto.commit": "false",
+    "enable.auto.offset.store": "false",
+    "isolation.level": "read_committed",
+    # An offset that retention has overtaken is an error, not a silent skip; a new group's start is set on assignment.
+    "auto.offset.reset": "error",
+    "check.crcs": "true",
+    # After a drained queue librdkafka waits this long before the next fetch; its default of 1 s halves throughput.
+    "fetch.queue.backoff.ms": "5",
+    "fetch.wait.max.ms": "50",
+    "queued.max.messages.kbytes": "65536",
+}
+CLASSIC: Mapping[str, str] = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    # A killed worker's partitions move after this; 6 s is the broker's minimum.
+    "session.timeout.ms": "6000",
+    "heartbeat.interval.ms": "2000",
+}
+FATAL: Mapping[int, tuple[type[Exit], str]] = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: (Unreachable, "make the topic: streamer topics apply"),
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the topic to this user"),
+    KafkaError.GROUP_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the group to this user"),
+    KafkaError._AUTO_OFFSET_RESET: (
+        BadData,
+        "retention has deleted records that were not read yet; reset the group's offsets when that is accepted",
+    ),
+}
+
+
+class KafkaSource:
+    """One consumer in one group, reading one topic. Cooperative assignment, classic or KIP-848."""
+
+    def __init__(self, client: Mapping[str, str], topic: str, start: str) -> None:
+        classic = {} if client.get("group.protocol") == "consumer" else CLASSIC
+        config: dict[str, Any] = {**DEFAULTS, **classic, **client}
+        self._consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
+        self._topic = topic
+        self._start = START[start]
+        self._rebalance: Rebalance | None = None
+        self._positions: Positions = {}  # next offset to read, of every partition that is ours
+        self._held: list[Message] = []  # read while only the group was to be served
+        self._paused = False
+        self._group: Any = None
+
+    def subscribe(self, rebalance: Rebalance) -> None:
+        self._rebalance = rebalance
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+        if records_max == 0:
+            self._serve(timeout_s)
+            records = []
+        else:
+            self._resume()
+            records = self._take(self._fetch(records_max, timeout_s))
+        self._capture_group()
+        return records
+
+    def group(self) -> Any:
+        if self._group is None:
+            raise Wait("this replica is not a member of its group now")
+        return self._group
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        try:
+            found = self._consumer.committed(self._topic_partitions(partitions), timeout=timeout_s)
+        except KafkaException as error:
+            raise Wait(f"committed offsets: {error.args[0].str()}") from error
+        if broken := [tp for tp in found if tp.error]:
+            raise Wait(f"committed offsets: {broken[0].error}")
+        return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
+
+    def commit(self, positions: Positions) -> None:
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
+        try:
+            done = self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise Wait(f"commit: {error.args[0].str()}") from error
+        if broken := [tp for tp in done if tp.error]:
+            raise Wait(f"commit: {broken[0].error}")
+
+    def rewind(self, positions: Positions) -> None:
+        for partition, offset in positions.items():
+            if partition in self._positions:
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+                self._positions[partition] = offset
+        self._held = [message for message in self._held if message.partition() not in positions]
+
+    def lag(self) -> dict[int, int]:
+        lags = {}
+        for partition, position in self._positions.items():
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            if position >= 0 and end >= 0:
+                lags[partition] = max(0, end - position)
+        return lags
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _fetch(self, records_max: int, timeout_s: float) -> list[Message]:
+        if self._held:
+            held, self._held = self._held[:records_max], self._held[records_max:]
+            return held
+        # consume(n, t) would wait for n; so wait for one, then take what is there already.
+        messages: list[Message] = self._consumer.consume(1, timeout_s)
+        if messages and records_max > 1:
+            messages += self._consumer.consume(records_max - 1, 0)
+        return messages
+
+    def _serve(self, timeout_s: float) -> None:
+        """Serve the group and stay within max.poll.interval.ms while the engine has no room."""
+        if not self._paused:
+            self._consumer.pause(self._topic_partitions(self._positions))
+            self._paused = True
+        self._held += self._consumer.consume(1, timeout_s)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._consumer.resume(self._topic_partitions(self._positions))
+            self._paused = False
+
+    def _take(self, messages: Iterable[Any]) -> list[Record]:
+        topic = self._topic
+        records = []
+        for message in messages:
+            if message.error() is not None:
+                _complain(message.error(), topic)
+                continue
+            partition, offset = message.partition(), message.offset()
+            position = self._positions.get(partition)
+            if position is None or offset < position:
+                continue  # read before its partition was given up, or before a rewind
+            self._positions[partition] = offset + 1
+            records.append(
+                Record(
+                    topic,
+                    partition,
+                    offset,
+                    message.key(),
+                    message.value(),
+                    message.headers(),
+                    message.timestamp()[1],
+                )
+            )
+        return records
+
+    def _capture_group(self) -> None:
+        """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
+        ledger holds now is ours under it. An empty member id would not be fenced by the broker at all."""
+        group = self._consumer.consumer_group_metadata()
+        self._group = group if self._consumer.memberid() else None
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in assigned]
+        try:
+            committed = self.committed(partitions, COMMITTED_TIMEOUT_S) if partitions else {}
+            starts = {partition: committed.get(partition, self._start) for partition in partitions}
+        except Wait as error:
+            log.warning("cannot read committed offsets on assignment; the client asks again", error=str(error))
+            starts = dict.fromkeys(partitions, OFFSET_STORED)
+        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
+        self._positions.update(starts)
+        if self._paused and partitions:
+            consumer.pause(self._topic_partitions(partitions))
+        log.info("partitions assigned", partitions=partitions)
+        if self._rebalance:
+            self._rebalance.assigned(partitions)
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in revoked]
+        # The generation may be newer than at the last poll, and these partitions are ours until this returns.
+        self._capture_group()
+        if self._rebalance:
+            self._rebalance.revoked(partitions)
+        self._unassign(consumer, revoked)
+        log.info("partitions revoked", partitions=partitions)
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in lost]
+        if self._rebalance:
+            self._rebalance.lost(partitions)
+        self._unassign(consumer, lost)
+        log.warning("partitions lost: the group went on without this replica", partitions=partitions)
+
+    def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
+        for tp in gone:
+            self._positions.pop(tp.partition, None)
+        self._held = [message for message in self._held if message.partition() in self._positions]
+        consumer.incremental_unassign(gone)
+
+    def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in partitions]
+
+
+def _complain(error: KafkaError, topic: str) -> None:
+    """Raise for what only a person can mend; the rest the client mends itself."""
+    kind, cure = FATAL.get(error.code(), (None, ""))
+    if kind is not None:
+        raise kind(f"cannot read {topic}: {error.str()}; {cure}")
+    if error.fatal():
+        raise Unreachable(f"cannot read {topic}: {error.str()}")
+    log.warning("consumer", error=error.str())
