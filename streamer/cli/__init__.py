@@ -1,0 +1,36 @@
+"""The `streamer` command: one file per group of verbs, this one puts them together."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from streamer.cli import check, lag, produce, replay, run, schema, tail, topics
+from streamer.errors import Exit
+
+app = typer.Typer(
+    name="streamer",
+    help="Exactly-once GPU inference on Kafka. First steps: streamer check lead-scoring",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("check")(check.check)
+app.add_typer(topics.app, name="topics")
+app.command("produce")(produce.produce)
+app.command("tail")(tail.tail)
+app.command("lag")(lag.lag)
+app.command("replay")(replay.replay)
+app.add_typer(schema.app, name="schema")
+app.command("version")(run.version)
+
+
+def main() -> None:
+    """Run the command line; ends the process with 0, 130 after Ctrl-C, or the code of the error's class."""
+    try:
+        app()
+    except Exit as error:
+        print(f"streamer: {error}", file=sys.stderr)
+        sys.exit(error.code)

@@ -1,0 +1,88 @@
+"""What the verbs share: options, settings, and how rows are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from streamer import config
+from streamer.errors import Usage
+from streamer.settings import Settings
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings; without it ./streamer.toml or one of the usual places."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, such as kafka.bootstrap_servers=host:9092."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after N.")]
+
+
+def overrides(sets: Sequence[str] | None) -> dict[str, str]:
+    """The `--set key=value` options.
+
+    Raises:
+        Usage: one has no `=`.
+    """
+    pairs = [text.partition("=") for text in sets or ()]
+    if wrong := [key for key, equals, _ in pairs if not equals or not key]:
+        raise Usage(f"--set {wrong[0]}: write key=value, such as batch.items_max=512")
+    return {key: value for key, _, value in pairs}
+
+
+def settings(config_file: Path | None, sets: Sequence[str] | None) -> Settings:
+    """The merged settings of a verb.
+
+    Raises:
+        BadConfig: what is wrong with them.
+    """
+    return config.load(config_file, overrides(sets))
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table on a terminal; tab-separated lines, first their names, anywhere else. None is shown as nothing."""
+    if not rows:
+        return
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    if not sys.stdout.isatty():
+        for line in [list(rows[0]), *cells]:
+            print("\t".join(line))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for line in cells:
+        table.add_row(*line)
+    console = Console()
+    console.print(table, markup=False)
+
+
+def progress() -> Progress:
+    """A bar on a terminal's stderr, and nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,126 @@
+"""Kafka clients for the verbs: short-lived, quiet, and with errors that say the cure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from streamer.config import client_config
+from streamer.errors import BadConfig, Unreachable
+from streamer.settings import Settings
+
+TIMEOUT_S = 5.0
+Client = TypeVar("Client")
+
+
+class _Heard(logging.Handler):
+    """Keeps quiet and remembers librdkafka's last complaint: a refused password is a mere timeout to the caller."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self.last = record.getMessage().rpartition("]: ")[2]
+
+
+_heard = _Heard()
+_logger = logging.getLogger("streamer.cli.librdkafka")
+_logger.addHandler(_heard)
+_logger.propagate = False
+
+
+def admin(settings: Settings) -> AdminClient:
+    """A client for topics and metadata; does not connect yet.
+
+    Raises:
+        BadConfig: librdkafka does not take the settings.
+    """
+    return _make(AdminClient, settings, {})
+
+
+def producer(settings: Settings, **extra: Any) -> Producer:
+    """An idempotent producer that partitions keys as Java's does; `extra` uses `_` for the dots of names."""
+    fixed = {
+        "enable.idempotence": "true",
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "allow.auto.create.topics": "false",
+        "linger.ms": "5",
+        "message.timeout.ms": "30000",
+    }
+    return _make(Producer, settings, {**fixed, **_dotted(extra)})
+
+
+def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
+    """A consumer that is to be assigned by hand: it reads committed records and commits nothing by itself."""
+    fixed = {
+        "group.id": group,
+        "enable.auto.commit": "false",
+        "enable.auto.offset.store": "false",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": "true",
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": "100",
+    }
+    return _make(Consumer, settings, {**fixed, **_dotted(extra)})
+
+
+def partitions(client: Any, settings: Settings, topic: str) -> list[int]:
+    """The partitions of a topic that must exist.
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+    """
+    found = counts(client, settings, [topic])[topic]
+    if found is None:
+        raise Unreachable(f"there is no topic {topic}; check its name, or make it with: streamer topics apply WORKER")
+    return list(range(found))
+
+
+def counts(client: Any, settings: Settings, topics: list[str]) -> dict[str, int | None]:
+    """The number of partitions of each topic, None for one that does not exist.
+
+    Raises:
+        Unreachable: the broker does not answer.
+    """
+    with explained(client, settings):
+        # All of them: asking for one by name would create it where the broker makes topics by itself.
+        known = client.list_topics(timeout=TIMEOUT_S).topics
+    return {topic: len(known[topic].partitions) if topic in known else None for topic in topics}
+
+
+@contextmanager
+def explained(client: Any, settings: Settings) -> Iterator[None]:
+    """Turn an error of the client into ours.
+
+    Raises:
+        Unreachable: with the address and the cure.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        client.poll(0)  # what librdkafka has logged is handed over by a poll
+        said = "; ".join(part for part in (_text(error), _heard.last) if part)
+        where = settings.kafka.bootstrap_servers
+        raise Unreachable(f"broker {where}: {said}. Is it running, is kafka.bootstrap_servers right?") from error
+
+
+def _text(error: KafkaException) -> str:
+    found = error.args[0]
+    return found.str() if isinstance(found, KafkaError) else str(found)
+
+
+def _make(kind: Callable[..., Client], settings: Settings, extra: dict[str, Any]) -> Client:
+    try:
+        return kind({"client.id": "streamer-cli", **client_config(settings), **extra}, logger=_logger)
+    except KafkaException as error:
+        raise BadConfig(f"[kafka.client] is not accepted: {_text(error)}") from error
+
+
+def _dotted(extra: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "."): value for name, value in extra.items()}

@@ -1,0 +1,108 @@
+"""`streamer lag`: how far a worker is behind, and when it will have caught up."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, TopicPartition
+
+from streamer.cli import kafka
+from streamer.cli.common import AsJson, ConfigFile, Sets, print_json, print_rows, settings
+from streamer.cli.run import WorkerName
+from streamer.settings import Settings
+
+SAMPLE_S = 2.0
+OLDEST_S = 5.0
+
+
+class Sample(NamedTuple):
+    """One partition at one moment: the next offset to answer and the end, both in records."""
+
+    partition: int
+    position: int
+    end: int
+
+    @property
+    def behind(self) -> int:
+        return max(0, self.end - self.position)
+
+
+class Drain(NamedTuple):
+    """Rates between two samples in records a second, and the seconds until nothing waits (None: never)."""
+
+    answered_per_s: float
+    arriving_per_s: float
+    seconds: float | None
+
+
+def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: ConfigFile = None) -> None:
+    """Show the lag of each partition in records and in seconds (the age of the oldest unread record).
+
+    Example: streamer lag lead-scoring --json
+    """
+    from streamer import registry
+
+    chosen = settings(config, sets)
+    found = registry.find(worker)
+    group = chosen.kafka.group(found.name)
+    consumer = kafka.consumer(chosen, group)
+    try:
+        first = _samples(consumer, chosen, found.source)
+        started = time.monotonic()
+        ages = _oldest(consumer, chosen, found.source, first)
+        time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started)))
+        last = _samples(consumer, chosen, found.source)
+        rates = drain(first, last, time.monotonic() - started)
+    finally:
+        consumer.close()
+    rows = [
+        {**sample._asdict(), "behind": sample.behind, "seconds": ages.get(sample.partition, 0.0)} for sample in last
+    ]
+    if as_json:
+        total = {"behind": sum(sample.behind for sample in last), "seconds": max(ages.values(), default=0.0)}
+        print_json({"group": group, "topic": found.source, **total, "partitions": rows, "drain": rates._asdict()})
+        return
+    print_rows(rows)
+    eta = "never, at this rate" if rates.seconds is None else f"in {rates.seconds:.0f} s"
+    print(f"{rates.answered_per_s:.0f} answered/s, {rates.arriving_per_s:.0f} arriving/s: caught up {eta}")
+
+
+def drain(first: list[Sample], last: list[Sample], seconds: float) -> Drain:
+    """When the group will have caught up, if both rates stay."""
+    answered = (sum(sample.position for sample in last) - sum(sample.position for sample in first)) / seconds
+    arriving = (sum(sample.end for sample in last) - sum(sample.end for sample in first)) / seconds
+    behind = sum(sample.behind for sample in last)
+    if behind == 0:
+        return Drain(answered, arriving, 0.0)
+    return Drain(answered, arriving, behind / (answered - arriving) if answered > arriving else None)
+
+
+def _samples(consumer: Any, chosen: Settings, topic: str) -> list[Sample]:
+    with kafka.explained(consumer, chosen):
+        known = [TopicPartition(topic, partition) for partition in kafka.partitions(consumer, chosen, topic)]
+        samples = []
+        for committed in consumer.committed(known, timeout=kafka.TIMEOUT_S):
+            low, end = consumer.get_watermark_offsets(committed, timeout=kafka.TIMEOUT_S)
+            start = low if chosen.kafka.start == "earliest" else end
+            samples.append(Sample(committed.partition, committed.offset if committed.offset >= 0 else start, end))
+    return samples
+
+
+def _oldest(consumer: Any, chosen: Settings, topic: str, samples: list[Sample]) -> dict[int, float]:
+    """Partition to the age of its oldest unread record in seconds; what only holds transaction marks is absent."""
+    open_ = {sample.partition for sample in samples if sample.behind}
+    consumer.assign([TopicPartition(topic, s.partition, s.position) for s in samples if s.behind])
+    ages: dict[int, float] = {}
+    give_up = time.monotonic() + OLDEST_S
+    with kafka.explained(consumer, chosen):
+        while open_ and time.monotonic() < give_up:
+            for message in consumer.consume(100, 0.1):
+                partition = message.partition()
+                if message.error() is None and partition in open_:
+                    ages[partition] = round(max(0.0, time.time() - message.timestamp()[1] / 1000), 3)
+                    consumer.pause([TopicPartition(topic, partition)])
+                if message.error() is None or message.error().code() == KafkaError._PARTITION_EOF:
+                    open_.discard(partition)
+    consumer.unassign()
+    return ages

@@ -1,0 +1,112 @@
+"""`streamer tail`: read a topic as a careful reader does, committed records only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
+
+from streamer import headers
+from streamer.cli import kafka
+from streamer.cli.common import AsJson, ConfigFile, Limit, Sets, print_json, settings
+
+
+class Start(StrEnum):
+    START = "start"
+    END = "end"
+
+
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Events, predictions or dead letters (dlq.…).")]
+From = Annotated[Start, typer.Option("--from", help="Everything that is there first, or only what comes.")]
+
+
+def tail(
+    topic: Topic,
+    start: From = Start.END,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    sets: Sets = None,
+    config: ConfigFile = None,
+) -> None:
+    """Follow a topic until Ctrl-C: predictions with key and answer, dead letters with their reason.
+
+    Example: streamer tail crm.leads.scores.v1 --from start --limit 10
+    """
+    chosen = settings(config, sets)
+    consumer = kafka.consumer(chosen, "streamer-tail")
+    try:
+        where = OFFSET_BEGINNING if start is Start.START else OFFSET_END
+        known = kafka.partitions(consumer, chosen, topic)
+        consumer.assign([TopicPartition(topic, partition, where) for partition in known])
+        with kafka.explained(consumer, chosen):
+            for shown, message in enumerate(_messages(consumer), start=1):
+                print_json(as_object(message)) if as_json else print(as_line(message), flush=True)
+                if shown == limit:
+                    return
+    finally:
+        consumer.close()
+
+
+def as_object(message: Any) -> dict[str, Any]:
+    """A record for programs: its value as JSON where it is JSON, else as text."""
+    value = message.value()
+    return {
+        "topic": message.topic(),
+        "partition": message.partition(),
+        "offset": message.offset(),
+        "timestamp_ms": message.timestamp()[1],
+        "key": _text(message.key()),
+        "headers": {name: _text(value) for name, value in message.headers() or ()},
+        "value": _parsed(value),
+    }
+
+
+def as_line(message: Any) -> str:
+    """A record for people, safe for a terminal: a producer must not be able to move its cursor."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in _line(message))
+
+
+def _messages(consumer: Any) -> Iterator[Any]:
+    while True:
+        for message in consumer.consume(500, 0.2):
+            if message.error() is None:
+                yield message
+            elif message.error().code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(message.error())
+
+
+def _line(message: Any) -> str:
+    said = {name: _text(value) or "" for name, value in message.headers() or ()}
+    key, value = _text(message.key()), _parsed(message.value())
+    if headers.REASON in said:
+        source = f"{said.get(headers.DLQ_TOPIC)}/{said.get(headers.DLQ_PARTITION)}/{said.get(headers.DLQ_OFFSET)}"
+        attempts = said.get(headers.ATTEMPTS, "1")
+        return f"{key}  {said[headers.REASON]}  {said.get(headers.DLQ_MESSAGE, '')}  from {source}, attempt {attempts}"
+    if isinstance(value, dict) and isinstance(value.get("answer"), dict):
+        answer = " ".join(f"{name}={_short(part)}" for name, part in value["answer"].items())
+        cached = ", cached" if value.get("cache") == "hit" else ""
+        return (
+            f"{key}  {answer}  {value.get('worker')} {value.get('model_version')}{cached}  {value.get('produced_at')}"
+        )
+    return f"{key}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+
+
+def _short(part: Any) -> str:
+    if isinstance(part, float):
+        return f"{part:.4g}"
+    return part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="replace")
+
+
+def _parsed(raw: bytes | None) -> Any:
+    try:
+        return None if raw is None else json.loads(raw)
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        return _text(raw)

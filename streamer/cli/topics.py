@@ -1,0 +1,122 @@
+"""`streamer topics`: which topics workers need, and making them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from schemas import dead_letters
+from streamer.cli import kafka
+from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
+from streamer.settings import Settings
+
+PARTITIONS = 8
+"""Of a new source topic when nobody says otherwise: as many replicas can share the work."""
+BROKER_BYTES_MAX = 1_048_588
+"""What a broker takes by default in one message."""
+
+app = typer.Typer(help="Which topics workers need: plan shows, apply makes them.", no_args_is_help=True)
+
+Workers = Annotated[list[str], typer.Argument(metavar="WORKER...", help="Workers whose topics are meant.")]
+Partitions = Annotated[
+    int | None,
+    typer.Option("--partitions", min=1, metavar="N", help="Of new topics; default: as the source has, or 8."),
+]
+Replication = Annotated[
+    int | None, typer.Option("--replication", min=1, metavar="N", help="Of new topics; default: the broker's.")
+]
+
+
+class Step(NamedTuple):
+    """One topic and what is to be done: create, keep, or differs (there, with another number of partitions)."""
+
+    topic: str
+    action: str
+    partitions: int
+    wanted: int
+    note: str
+
+
+@app.command("plan")
+def plan(
+    workers: Workers,
+    partitions: Partitions = None,
+    as_json: AsJson = False,
+    sets: Sets = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show what apply would do; change nothing.
+
+    Example: streamer topics plan lead-scoring ticket-routing
+    """
+    chosen = settings(config, sets)
+    _show(_steps(kafka.admin(chosen), chosen, workers, partitions), as_json)
+
+
+@app.command("apply")
+def apply(
+    workers: Workers,
+    partitions: Partitions = None,
+    replication: Replication = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    sets: Sets = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make the topics that are missing. A topic that is there is left as it is: more partitions would move keys.
+
+    Example: streamer topics apply lead-scoring --partitions 12 --replication 3
+    """
+    chosen = settings(config, sets)
+    client = kafka.admin(chosen)
+    steps = _steps(client, chosen, workers, partitions)
+    if not dry_run:
+        _create(client, chosen, [step for step in steps if step.action == "create"], replication)
+    _show(steps, as_json)
+
+
+def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | None) -> list[Step]:
+    from streamer import registry
+
+    classes = [registry.find(worker) for worker in workers]
+    every = [topic for found in classes for topic in (found.source, found.target, dead_letters(found.source))]
+    there = kafka.counts(client, chosen, every)
+    steps: dict[str, Step] = {}
+    for found in classes:
+        wanted = partitions or there[found.source] or PARTITIONS
+        for topic in (found.source, found.target, dead_letters(found.source)):
+            steps.setdefault(topic, _step(topic, there[topic], wanted))
+    return list(steps.values())
+
+
+def _step(topic: str, there: int | None, wanted: int) -> Step:
+    if there is None:
+        return Step(topic, "create", 0, wanted, f"{wanted} partitions")
+    if there == wanted:
+        return Step(topic, "keep", there, wanted, f"{there} partitions")
+    return Step(topic, "differs", there, wanted, f"has {there} partitions, {wanted} wanted; left as it is")
+
+
+def _create(client: Any, chosen: Settings, steps: list[Step], replication: int | None) -> None:
+    if not steps:
+        return
+    new = [NewTopic(step.topic, step.wanted, replication or -1, config=_config(step.topic, chosen)) for step in steps]
+    with kafka.explained(client, chosen):
+        for done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).values():
+            done.result(2 * kafka.TIMEOUT_S)
+
+
+def _config(topic: str, chosen: Settings) -> dict[str, str]:
+    if not topic.startswith(dead_letters("")):
+        return {}
+    # A record as large as its topic allows must still fit with the headers that say why it is dead.
+    return {"max.message.bytes": str(2 * max(BROKER_BYTES_MAX, chosen.limits.record_bytes_max))}
+
+
+def _show(steps: list[Step], as_json: bool) -> None:
+    if as_json:
+        print_json([step._asdict() for step in steps])
+    else:
+        print_rows([{"topic": step.topic, "action": step.action, "note": step.note} for step in steps])
