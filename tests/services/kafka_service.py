@@ -40,6 +40,7 @@ SETTINGS = {
     "transaction.state.log.num.partitions": "5",
     # A member that was killed is missed after 3 s instead of 45 s (the minimum must be lowered with it).
     "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",  # of the classic protocol, where the client asks for its own
     "group.consumer.session.timeout.ms": "3000",
     "group.consumer.min.session.timeout.ms": "1000",
     "group.consumer.heartbeat.interval.ms": "500",

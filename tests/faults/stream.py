@@ -1,0 +1,214 @@
+"""A stream under fault: fresh topics, a producer that never pauses, workers, and the verdict at the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from schemas.topics import dead_letters
+from streamer import headers
+from tests.faults.checker import Input, Outcome, Output, Report, check
+from tests.faults.process import WorkerProcess
+from tests.faults.worker_main import Plan
+from tests.services import Kafka, create_topic, end_offsets, read_topic, unique
+
+KEYS = 97
+BROKEN_VALUES = (b"", b"{", b"\xff\xfe", b"[]", b'{"number": "1"}', b'{"number": NaN}')
+
+CLASSIC = {"session.timeout.ms": "3000", "heartbeat.interval.ms": "500"}
+CONSUMER = {"group.protocol": "consumer"}  # the broker decides its session timeout: 3 s too
+PROTOCOLS: Mapping[str, Mapping[str, str]] = {"classic": CLASSIC, "consumer": CONSUMER}
+
+
+class Stream:
+    """Writes `rate` events a second from `__enter__` to `finish`; one event in `broken_every` cannot be answered."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        folder: Path,
+        *,
+        protocol: str = "classic",
+        partitions: int = 6,
+        rate: int = 600,
+        broken_every: int = 0,
+    ) -> None:
+        self.kafka = kafka
+        self.group = unique("faults")
+        self.source = create_topic(kafka.bootstrap, f"{self.group}.events.v1", partitions)
+        self.target = create_topic(kafka.bootstrap, f"{self.group}.doubles.v1", partitions)
+        self.dead_letters = create_topic(kafka.bootstrap, dead_letters(self.source), partitions)
+        self._client = PROTOCOLS[protocol]
+        self._folder = folder
+        self._rate = rate
+        self._broken_every = broken_every
+        self._workers: list[WorkerProcess] = []
+        self._numbers = itertools.count()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._produce, daemon=True)
+        self._reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": self.group, "log_level": 0})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        for worker in self._workers:
+            worker.signal(signal.SIGCONT)
+            worker.kill()
+        self._reader.close()
+
+    def start(self, slot: str = "a", *, client: Mapping[str, str] | None = None, **options: Any) -> WorkerProcess:
+        """Start a worker; `options` are those of `Plan`."""
+        plan = Plan(
+            bootstrap=self.kafka.bootstrap,
+            group=self.group,
+            source=self.source,
+            target=self.target,
+            slot=slot,
+            log=str(self._folder / f"{len(self._workers)}-{slot}.log"),
+            client={**self._client, **(client or {})},
+            **options,
+        )
+        worker = WorkerProcess(plan)
+        self._workers.append(worker)
+        return worker
+
+    def committed(self) -> dict[int, int]:
+        """The group's position in every partition; 0 where there is none."""
+        partitions = [TopicPartition(self.source, number) for number in self.ends()]
+        return {one.partition: max(0, one.offset) for one in self._reader.committed(partitions, timeout=60)}
+
+    def ends(self) -> dict[int, int]:
+        return end_offsets(self.kafka.bootstrap, self.source)
+
+    def answer(self, records: int, timeout_s: float = 60) -> None:
+        """Wait until so many more records are answered."""
+        want = sum(self.committed().values()) + records
+        self._wait(lambda: sum(self.committed().values()) >= want, timeout_s, f"{records} more answers")
+
+    def catch_up(self, timeout_s: float = 60) -> float:
+        """Wait until all that is written now is answered. Returns the seconds that it took."""
+        ends, began = self.ends(), time.monotonic()
+        self._wait(
+            lambda: all(self.committed()[number] >= end for number, end in ends.items()), timeout_s, f"up to {ends}"
+        )
+        return time.monotonic() - began
+
+    def finish(self, timeout_s: float = 90) -> Report:
+        """Stop writing, wait until all is answered, and compare."""
+        self._over.set()
+        self._thread.join()
+        self.catch_up(timeout_s)
+        return self.report()
+
+    def report(self) -> Report:
+        """Compare what was written with what a read_committed reader finds."""
+        return check(self.inputs(), self.outputs())
+
+    def inputs(self) -> list[Input]:
+        return [_input(message) for message in read_topic(self.kafka.bootstrap, self.source)]
+
+    def outputs(self) -> list[Output]:
+        predictions = read_topic(self.kafka.bootstrap, self.target)
+        dead = read_topic(self.kafka.bootstrap, self.dead_letters)
+        return [_prediction(message) for message in predictions] + [_dead_letter(message) for message in dead]
+
+    def workers(self) -> Iterator[WorkerProcess]:
+        """Those that run."""
+        return (worker for worker in self._workers if worker.alive())
+
+    def _wait(self, done: Any, timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"--- {w.plan.log}\n{w.log()[-1500:]}" for w in self._workers[-3:])
+                raise AssertionError(f"no {what} in {timeout_s} s; committed {self.committed()}\n{logs}")
+            time.sleep(0.05)
+
+    def _produce(self) -> None:
+        producer = Producer(
+            {"bootstrap.servers": self.kafka.bootstrap, "enable.idempotence": True, "log_level": 0, "linger.ms": 5}
+        )
+        began = time.monotonic()
+        for number in self._numbers:
+            if self._over.is_set():
+                break
+            ahead_s = number / self._rate - (time.monotonic() - began)
+            if ahead_s > 0:
+                producer.poll(ahead_s)
+                self._over.wait(ahead_s)
+            producer.produce(self.source, self._value(number), f"k{number % KEYS}")
+        assert producer.flush(60) == 0
+
+    def _value(self, number: int) -> bytes:
+        fault = ""
+        if self._broken_every and number % self._broken_every == 0:
+            choice = random.Random(number).randrange(len(BROKEN_VALUES) + 3)
+            if choice < len(BROKEN_VALUES):
+                return BROKEN_VALUES[choice]
+            fault = ("raise", "nan", "skip")[choice - len(BROKEN_VALUES)]
+        event = {
+            "event_id": f"e{number}",
+            "occurred_at": "2026-01-01T00:00:00Z",
+            "number": number,
+            "name": f"k{number % KEYS}",
+            "length": 1 + number % 7,
+            "fault": fault,
+        }
+        return json.dumps(event).encode()
+
+
+def _input(message: Message) -> Input:
+    outcome: Outcome = "dead letter"
+    event: dict[str, Any] = {}
+    try:
+        event = json.loads(message.value() or b"")
+        outcome = {"": "prediction", "skip": "skip"}.get(event["fault"], "dead letter")  # type: ignore[assignment]
+    except (ValueError, KeyError, TypeError):
+        event = {}
+    return Input(_place(message), message.key(), outcome, event.get("event_id", ""), 2.0 * event.get("number", 0))
+
+
+def _prediction(message: Message) -> Output:
+    said = json.loads(message.value() or b"")
+    source = said["source"]
+    return Output(
+        (source["topic"], source["partition"], source["offset"]),
+        message.key(),
+        "prediction",
+        message.topic() or "",
+        message.partition() or 0,
+        said["event_id"],
+        said["answer"]["double"],
+        said["prediction_id"],
+    )
+
+
+def _dead_letter(message: Message) -> Output:
+    source = headers.dead_letter(message.headers()).source
+    return Output(
+        (source.topic, source.partition, source.offset),
+        message.key(),
+        "dead letter",
+        message.topic() or "",
+        message.partition() or 0,
+    )
+
+
+def _place(message: Message) -> tuple[str, int, int]:
+    return message.topic() or "", message.partition() or 0, message.offset() or 0
