@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.data import FOLDER, shared
 from workers.lead_scoring import training as lead_training
 from workers.lead_scoring.worker import LeadScoring
 from workers.ticket_routing import training as ticket_training
-from workers.ticket_routing.model import PAD, TOKENS_MAX
+from workers.ticket_routing.model import PAD, TOKENS_MAX, Parameters
 from workers.ticket_routing.worker import TicketRouting
 
 MODELS = Path(__file__).resolve().parents[2] / "workers" / "models"
@@ -271,10 +272,26 @@ def test_events_of_one_cache_key_have_one_answer(kind: type[Worker[Any, Any]], e
         assert by_key.setdefault(worker.cache_key(event, {}), answer) == answer
 
 
-def test_training_twice_gives_the_same_weights() -> None:
+def train_leads(seed: int) -> dict[str, torch.Tensor]:
     leads, labels = lead_training.examples(shared("bank_marketing") / "bank-full.csv.gz")
-    inputs = {name: tensor[:600] for name, tensor in lead_training.encode(leads[:600]).items()}
-    first, second, other = (lead_training.fit(inputs, labels[:600], seed).state_dict() for seed in (1, 1, 2))
+    return lead_training.fit(lead_training.encode(leads[:600]), labels[:600], seed).state_dict()
+
+
+def train_tickets(seed: int) -> dict[str, torch.Tensor]:
+    texts, intents = ticket_training.examples(shared("banking77"), "train")
+    tokenizer = ticket_training.learn_subwords(texts[::50])
+    parameters = Parameters(vocabulary=tokenizer.get_vocab_size(), dimension=8, filters=8, widths=3, intents=77)
+    labels = torch.tensor([len(intent) for intent in intents[::50]])
+    return ticket_training.fit(tokenizer, texts[::50], labels, parameters, seed).state_dict()
+
+
+@pytest.mark.parametrize("train", [train_leads, train_tickets])
+def test_training_twice_gives_the_same_weights(
+    train: Callable[[int], dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lead_training, "EPOCHS", 2)
+    monkeypatch.setattr(ticket_training, "EPOCHS", 2)
+    first, second, other = train(1), train(1), train(2)
 
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)

@@ -14,7 +14,7 @@ PAD, UNKNOWN = 0, 1
 """Token ids. Only padding is 0, so a row's length is the number of its other ids."""
 
 TOKENS_MAX = 128
-"""A longer text is cut here; the longest text of the data set has 102 subwords."""
+"""A longer text is cut here; the longest of the training texts has 90 subwords."""
 
 
 class Parameters(BaseModel):
@@ -37,6 +37,8 @@ class Network(nn.Module):
         dimension, filters = parameters.dimension, parameters.filters
         widths = range(1, parameters.widths + 1)
         self.table = nn.Embedding(parameters.vocabulary, dimension, padding_idx=PAD)
+        # Small, or the random start outweighs what a few thousand texts can teach.
+        nn.init.normal_(self.table.weight[1:], std=0.2)
         self.convolutions = nn.ModuleList(nn.Conv1d(dimension, filters, width, padding=width - 1) for width in widths)
         self.input_dropout = nn.Dropout(dropout / 2)
         self.dropout = nn.Dropout(dropout)

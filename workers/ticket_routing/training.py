@@ -22,14 +22,14 @@ from streamer.models import Description, write
 from workers.datasets import read
 from workers.ticket_routing.model import PAD, UNKNOWN, Network, Parameters, tokens_of
 
-EPOCHS = 16
+EPOCHS = 20
 BATCH = 64
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.01
 DROPOUT = 0.5
 BLANKED = 0.1
 SMOOTHING = 0.1
-TYPING_ERRORS = 0.05
+TYPING_ERRORS = 0.15
 """Share of words that lose one letter."""
 
 VOCABULARY, DIMENSION, FILTERS, WIDTHS = 4000, 160, 192, 4
