@@ -85,7 +85,7 @@ class Checkpoint:
 
         `backlog_items`: how many items make it worth to gather for the whole interval.
         """
-        if not self._positions:
+        if not self._positions and self.clear:
             return None
         at = self._not_before
         if len(self._items) >= backlog_items:
@@ -129,7 +129,8 @@ class Checkpoint:
         """Decide what an unclear commit did: a transaction is whole, so one partition at its new position
         says that all of it happened."""
         self._sink.recover(deadline)
-        committed = self._source.committed(list(self._positions), deadline.left(at_least=0.5))
+        asked = list(self._positions)  # none, when all it was about has been given up since
+        committed = self._source.committed(asked, deadline.left(at_least=0.5)) if asked else {}
         self._unclear = False
         if any(committed.get(p) == offset for p, offset in self._positions.items()):
             log.info("an unclear commit had happened")

@@ -309,7 +309,9 @@ class Engine:
         if busy and self._room() > 0:
             return 0.0
         now = self._parts.clock.now()
-        due = self._parts.batcher.due_in(now, self._parts.runner.out())
+        runner = self._parts.runner
+        # With every slot taken only a finished batch helps: a batch that is due would make this a busy loop.
+        due = self._parts.batcher.due_in(now, runner.out()) if runner.out() < runner.slots else None
         return self._soonest(POLL_EVERY_S, due, self._commit_wait(now))
 
     def _soonest(self, most: float, *waits: float | None) -> float:
@@ -322,12 +324,12 @@ class Engine:
         """Compute, release and commit what is in flight; give up what the deadline does not allow."""
         parts = self._parts
         parts.batcher.drain()
-        while not deadline.passed() and (len(self._ledger) or len(self._checkpoint)):
+        while not deadline.passed() and (len(self._ledger) or len(self._checkpoint) or not self._checkpoint.clear):
             self._submit()
             for result in parts.runner.finished(min(BEAT_S, deadline.left())):
                 self._settle(result)
             self._release()
-            if len(self._checkpoint) and not (parts.runner.out() or len(parts.batcher)):
+            if not (parts.runner.out() or len(parts.batcher)):
                 wait_s = self._commit_wait(parts.clock.now()) or 0.0
                 parts.clock.sleep(min(max(0.0, wait_s), deadline.left()))
                 self._commit(deadline)

@@ -11,6 +11,7 @@ arrives for a while).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
@@ -70,7 +71,8 @@ class ManualClock:
         return 1_767_225_600_000 + round(self._now * 1000)
 
     def sleep(self, seconds: float) -> None:
-        self._now += seconds
+        # A wait too short for the sum to show would be waited for ever.
+        self._now = max(self._now + seconds, math.nextafter(self._now, math.inf) if seconds > 0 else 0.0)
 
 
 class FakeKafka:
