@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamer.config import client_config
@@ -15,6 +16,11 @@ from streamer.errors import BadConfig, Unreachable
 from streamer.settings import Settings
 
 TIMEOUT_S = 5.0
+COORDINATOR_COMES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+)
 Client = TypeVar("Client")
 
 
@@ -92,6 +98,25 @@ def counts(client: Any, settings: Settings, topics: list[str]) -> dict[str, int 
         # All of them: asking for one by name would create it where the broker makes topics by itself.
         known = client.list_topics(timeout=TIMEOUT_S).topics
     return {topic: len(known[topic].partitions) if topic in known else None for topic in topics}
+
+
+def committed(client: Any, topic: str, known: list[int]) -> list[TopicPartition]:
+    """The committed positions of the consumer's group, those of transactions that have ended.
+
+    Raises:
+        KafkaException: they cannot be read.
+    """
+    asked = [TopicPartition(topic, partition) for partition in known]
+    give_up = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            found: list[TopicPartition] = client.committed(asked, timeout=TIMEOUT_S)
+            return found
+        except KafkaException as error:
+            # The first group of a cluster, and any group after a restart: its coordinator is still loading.
+            if error.args[0].code() not in COORDINATOR_COMES or time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager

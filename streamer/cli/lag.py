@@ -80,9 +80,8 @@ def drain(first: list[Sample], last: list[Sample], seconds: float) -> Drain:
 
 def _samples(consumer: Any, chosen: Settings, topic: str) -> list[Sample]:
     with kafka.explained(consumer, chosen):
-        known = [TopicPartition(topic, partition) for partition in kafka.partitions(consumer, chosen, topic)]
         samples = []
-        for committed in consumer.committed(known, timeout=kafka.TIMEOUT_S):
+        for committed in kafka.committed(consumer, topic, kafka.partitions(consumer, chosen, topic)):
             low, end = consumer.get_watermark_offsets(committed, timeout=kafka.TIMEOUT_S)
             start = low if chosen.kafka.start == "earliest" else end
             samples.append(Sample(committed.partition, committed.offset if committed.offset >= 0 else start, end))

@@ -168,8 +168,7 @@ class _Session:
                     chosen, transactional_id=name, transaction_timeout_ms="60000", message_max_bytes="8388608"
                 )
                 self._producer.init_transactions(TRANSACTION_S)
-            asked = [TopicPartition(dlq, partition) for partition in known]
-            committed = self._consumer.committed(asked, timeout=kafka.TIMEOUT_S)
+            committed = kafka.committed(self._consumer, dlq, known)
             self._ends = {p: self._watermarks(p)[1] for p in known}
             self._progressed = {
                 tp.partition: Progressed(tp.offset, tp.metadata or "")

@@ -1,0 +1,446 @@
+"""The verbs on a real broker and a real Redis."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+from streamer import cli, headers
+from streamer.cli import replay as replaying
+from streamer.cli.kafka import counts
+from streamer.config import load
+from tests.services import Kafka, Redis, create_topic, end_offsets, produce_many, read_topic, unique
+
+Run = Callable[..., tuple[int, str, str]]
+
+WORKER = """
+from datetime import UTC, datetime
+
+import torch
+
+from schemas import LeadEvent, LeadScore, TicketEvent
+from streamer.worker import Worker
+from workers.lead_scoring.worker import LeadScoring
+
+
+class Scorer(Worker[LeadEvent, LeadScore]):
+    name = "scorer"
+    source = "{source}"
+    target = "{target}"
+    event = LeadEvent
+    answer = LeadScore
+    example = LeadScoring.example
+
+    def encode(self, events, features):
+        return {{"age": torch.tensor([[event.age / 100] for event in events])}}
+
+    def predict(self, tensors):
+        return {{"score": tensors["age"]}}
+
+    def decode(self, events, outputs):
+        scores = outputs["score"].flatten().tolist()
+        return [LeadScore(lead_id=e.lead_id, probability=s, band="warm") for e, s in zip(events, scores)]
+
+
+class Broken(Scorer):
+    def predict(self, tensors):
+        raise RuntimeError("no such layer")
+
+
+class Misfit(Scorer):
+    event = TicketEvent
+    model = "lead-scoring"
+    example = TicketEvent(event_id="e", occurred_at=datetime.now(UTC), ticket_id="t", customer_id="c", text="x")
+"""
+
+
+@pytest.fixture
+def run(kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line against the broker: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STREAMER_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
+    monkeypatch.setenv("STREAMER_ALLOW_INSECURE", "true")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["streamer", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """The source topic of a worker in ./mine.py that has topics of its own; the topic is not made yet."""
+    name = unique("events")
+    (tmp_path / "mine.py").write_text(WORKER.format(source=name, target=f"{name}.scores"))
+    return name
+
+
+def partitions(kafka: Kafka, *topics: str) -> list[int | None]:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    settings = load(None, {"kafka.bootstrap_servers": kafka.bootstrap, "allow_insecure": True})
+    found = counts(admin, settings, list(topics))
+    return [found[topic] for topic in topics]
+
+
+def nobody() -> str:
+    """An address where nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{unused.getsockname()[1]}"
+
+
+# topics
+
+
+def test_topics_are_planned_made_and_then_left(run: Run, kafka: Kafka, source: str) -> None:
+    three = [source, f"{source}.scores", f"dlq.{source}"]
+    worker = "mine.py:Scorer"
+    code, out, _ = run("topics", "plan", worker, "--partitions", "3", "--json")
+    assert code == 0
+    assert [(step["topic"], step["action"], step["wanted"]) for step in json.loads(out)] == [
+        (topic, "create", 3) for topic in three
+    ]
+    assert run("topics", "apply", worker, "--dry-run")[0] == 0
+    assert partitions(kafka, *three) == [None, None, None]
+
+    assert run("topics", "apply", worker, "--partitions", "3", "--replication", "1")[0] == 0
+    assert partitions(kafka, *three) == [3, 3, 3]
+    code, out, _ = run("topics", "apply", worker)
+    assert out.count("\tkeep\t3 partitions") == 3
+
+    code, out, _ = run("topics", "apply", worker, "--partitions", "5")
+    assert (code, out.count("differs\thas 3 partitions, 5 wanted; left as it is")) == (0, 3)
+    assert partitions(kafka, *three) == [3, 3, 3]
+
+
+def test_missing_topics_get_the_partitions_of_the_source(run: Run, kafka: Kafka, source: str) -> None:
+    create_topic(kafka.bootstrap, source, partitions=2)
+    assert run("topics", "apply", "mine.py:Scorer")[0] == 0
+    assert partitions(kafka, f"{source}.scores", f"dlq.{source}") == [2, 2]
+
+
+def test_dead_letters_may_be_larger_than_what_they_come_from(run: Run, kafka: Kafka, source: str) -> None:
+    run("topics", "apply", "mine.py:Scorer")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    asked = ConfigResource(ResourceType.TOPIC, f"dlq.{source}")
+    found = admin.describe_configs([asked])[asked].result(10)
+    assert int(found["max.message.bytes"].value) == 2 * 1_048_588
+
+
+def test_without_a_broker_the_address_is_named(run: Run, source: str) -> None:
+    address = nobody()
+    code, _, err = run("topics", "plan", "mine.py:Scorer", "--set", f"kafka.bootstrap_servers={address}")
+    assert code == 69
+    assert address in err
+    assert "Connection refused" in err
+    assert "kafka.bootstrap_servers" in err
+
+
+# produce and tail
+
+
+def tickets(folder: Path, count: int) -> Path:
+    file = folder / "tickets.csv"
+    file.write_text("text,customer_id\n" + "".join(f"ticket {n},customer-{n % 5}\n" for n in range(1, count + 1)))
+    return file
+
+
+def test_a_file_is_produced_whole_in_order_and_with_stable_ids(
+    run: Run, kafka: Kafka, topic: str, tmp_path: Path
+) -> None:
+    tickets(tmp_path, 500)
+    code, out, _ = run("produce", "tickets.csv", "--as", "ticket", "--topic", topic)
+    assert (code, out) == (0, f"sent 500 events to {topic}\n")
+    read = read_topic(kafka.bootstrap, topic)
+    events = [json.loads(message.value() or b"") for message in read]
+    assert {event["event_id"] for event in events} == {f"tickets-{n}" for n in range(1, 501)}
+    for message, event in zip(read, events, strict=True):
+        assert message.key() == event["customer_id"].encode()
+        assert headers.last(message.headers(), headers.CONTENT_TYPE) == b"application/json"  # type: ignore[arg-type]
+    mine = [int(event["event_id"][8:]) for event in events if event["customer_id"] == "customer-3"]
+    assert mine == sorted(mine)
+
+
+def test_bad_rows_are_not_sent_and_the_rest_is(run: Run, kafka: Kafka, topic: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"text\nfine\n{'x' * 4001}\nfine too\n")
+    code, out, err = run("produce", "t.csv", "--as", "ticket", "--topic", topic)
+    assert (code, out) == (65, f"sent 2 events to {topic}\n")
+    assert "row 2: text: " in err
+    assert len(read_topic(kafka.bootstrap, topic)) == 2
+
+
+def test_the_rate_is_kept(run: Run, topic: str, tmp_path: Path) -> None:
+    tickets(tmp_path, 50)
+    started = time.monotonic()
+    assert run("produce", "tickets.csv", "--as", "ticket", "--topic", topic, "--rate", "40", "--limit", "20")[0] == 0
+    assert time.monotonic() - started >= 0.45
+
+
+def test_a_topic_that_is_not_there_is_told_before_anything_is_sent(run: Run, tmp_path: Path) -> None:
+    tickets(tmp_path, 1)
+    code, _, err = run("produce", "tickets.csv", "--as", "ticket", "--topic", "no.such.topic")
+    assert code == 69
+    assert "there is no topic no.such.topic" in err
+
+
+def test_tail_shows_committed_records_only(run: Run, kafka: Kafka, topic: str, group_id: str) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": group_id})
+    producer.init_transactions(15)
+    for value, finish in ((b"gone", producer.abort_transaction), (b"kept", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(topic, value, b"k", 0)
+        producer.flush(15)
+        finish(15)
+    code, out, _ = run("tail", topic, "--from", "start", "--limit", "1", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["key"], said["value"], said["partition"], said["offset"]) == ("k", "kept", 0, 2)
+
+
+def test_tail_from_the_end_shows_what_comes(run: Run, kafka: Kafka, topic: str) -> None:
+    produce_many(kafka.bootstrap, topic, [(b"k", b"old")])
+    stop = threading.Event()
+
+    def keep_sending() -> None:
+        while not stop.is_set():  # until the reader is there, which nothing tells
+            produce_many(kafka.bootstrap, topic, [(b"k", b"new")])
+            stop.wait(0.1)
+
+    sender = threading.Thread(target=keep_sending)
+    sender.start()
+    try:
+        _, out, _ = run("tail", topic, "--limit", "1")
+    finally:
+        stop.set()
+        sender.join()
+    assert out == "k  new\n"
+
+
+# lag
+
+
+def commit(kafka: Kafka, group: str, positions: Sequence[TopicPartition]) -> None:
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
+    consumer.commit(offsets=list(positions), asynchronous=False)
+    consumer.close()
+
+
+def test_lag_in_records_and_seconds(run: Run, kafka: Kafka, source: str) -> None:
+    create_topic(kafka.bootstrap, source, partitions=3)
+    hour_ago = int((time.time() - 3600) * 1000)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for number in range(5):
+        producer.produce(source, b"{}", b"k", 0, timestamp=hour_ago + number * 600_000)
+    producer.produce(source, b"{}", b"k", 1)
+    assert producer.flush(15) == 0
+    group = unique("group")
+    commit(kafka, group, [TopicPartition(source, 0, 3), TopicPartition(source, 1, 1)])
+
+    code, out, _ = run("lag", "mine.py:Scorer", "--json", "--set", f"kafka.group_id={group}")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["group"], said["topic"], said["behind"]) == (group, source, 2)
+    assert [(row["partition"], row["position"], row["end"], row["behind"]) for row in said["partitions"]] == [
+        (0, 3, 5, 2),
+        (1, 1, 1, 0),
+        (2, 0, 0, 0),
+    ]
+    assert said["seconds"] == said["partitions"][0]["seconds"] == pytest.approx(1800, abs=60)
+    assert said["partitions"][1]["seconds"] == 0
+    assert said["drain"]["seconds"] is None, "nobody answers, so it never drains"
+
+
+def test_what_is_left_after_the_last_record_is_no_age(run: Run, kafka: Kafka, source: str) -> None:
+    create_topic(kafka.bootstrap, source, partitions=1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": unique("t")})
+    producer.init_transactions(15)
+    producer.begin_transaction()
+    producer.produce(source, b"{}", b"k", 0)
+    producer.commit_transaction(15)
+    group = unique("group")
+    commit(kafka, group, [TopicPartition(source, 0, 1)])  # one before the end: only the mark is left
+    _, out, _ = run("lag", "mine.py:Scorer", "--json", "--set", f"kafka.group_id={group}")
+    assert json.loads(out)["seconds"] == 0
+
+
+def test_lag_for_people(run: Run, kafka: Kafka, source: str) -> None:
+    create_topic(kafka.bootstrap, source, partitions=1)
+    _, out, _ = run("lag", "mine.py:Scorer")
+    assert out.splitlines() == [
+        "partition\tposition\tend\tbehind\tseconds",
+        "0\t0\t0\t0\t0.0",
+        "0 answered/s, 0 arriving/s: caught up in 0 s",
+    ]
+
+
+# check
+
+
+def test_check_passes_when_all_is_there(run: Run, redis_server: Redis, source: str) -> None:
+    run("topics", "apply", "mine.py:Scorer", "--partitions", "2")
+    code, out, _ = run("check", "mine.py:Scorer", "--set", f"cache.url={redis_server.url}", "--json", "--show")
+    said = json.loads(out)
+    assert code == 0, said
+    assert [(f["check"], f["result"]) for f in said["findings"]] == [
+        (check, "ok")
+        for check in ("settings", "worker", "schema", "model", "dry run", "broker", "topic", "topic", "topic", "cache")
+    ]
+    assert {row["key"]: row["value"] for row in said["settings"]}["cache.url"] == "**********"
+    assert redis_server.url not in out
+
+
+def test_check_names_missing_topics_with_the_cure(run: Run, kafka: Kafka, source: str) -> None:
+    create_topic(kafka.bootstrap, source, partitions=2)
+    create_topic(kafka.bootstrap, f"{source}.scores", partitions=3)
+    code, out, _ = run("check", "mine.py:Scorer")
+    assert code == 69
+    assert f"topic\tok\t{source}, 2 partitions" in out
+    assert f"topic\twarn\t{source}.scores has 3 partitions, {source} has 2" in out
+    assert f"topic\tfailed\tdlq.{source} is not there; make it: streamer topics apply" in out
+
+
+def test_check_of_absent_servers_is_69(run: Run, source: str) -> None:
+    code, out, _ = run(
+        "check",
+        "mine.py:Scorer",
+        "--set",
+        f"kafka.bootstrap_servers={nobody()}",
+        "--set",
+        f"cache.url=redis://:pw@{nobody()}",
+    )
+    assert code == 69
+    assert "broker\tfailed\t" in out
+    assert "cache\tfailed\tRedis does not answer" in out
+    assert "dry run\tok\t" in out
+    assert ":pw@" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Broken", "dry run\tfailed\tthe example becomes a dead letter (model-error: the worker raised RuntimeError"),
+        ("Misfit", "was trained on LeadEvent, the worker reads TicketEvent"),
+    ],
+)
+def test_check_of_a_wrong_worker_is_78(run: Run, source: str, name: str, told: str) -> None:
+    run("topics", "apply", "mine.py:Scorer")
+    code, out, _ = run("check", f"mine.py:{name}")
+    assert told in out, out
+    assert code == 78
+
+
+# replay
+
+
+def bury(kafka: Kafka, source: str, letters: Sequence[tuple[str, str, int]]) -> None:
+    """Write dead letters (value, reason, attempts) as the engine does: in transactions, some of them aborted."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": unique("engine")})
+    producer.init_transactions(15)
+    for number, (value, reason, attempts) in enumerate(letters):
+        said = {
+            headers.DLQ_TOPIC: source,
+            headers.DLQ_PARTITION: str(number % 2),
+            headers.DLQ_OFFSET: str(number),
+            headers.DLQ_GROUP: "g",
+            headers.DLQ_MESSAGE: "m",
+            headers.DLQ_ERROR: "E",
+            headers.REASON: reason,
+            headers.WORKER: "scorer",
+            headers.ATTEMPTS: str(attempts),
+        }
+        carried: list[Any] = [("mine", b"\xff\x00"), *((name, text.encode()) for name, text in said.items())]
+        for finish in (producer.abort_transaction, producer.commit_transaction):
+            producer.begin_transaction()
+            producer.produce(f"dlq.{source}", value.encode(), f"key-{number}".encode(), number % 2, headers=carried)
+            producer.flush(15)
+            finish(15)
+
+
+@pytest.fixture
+def graveyard(kafka: Kafka, source: str) -> str:
+    """Ten dead letters: invalid and model-error in turn, the last of them too often dead."""
+    create_topic(kafka.bootstrap, source, partitions=2)
+    create_topic(kafka.bootstrap, f"dlq.{source}", partitions=2)
+    reasons = ["invalid", "invalid", "model-error", "model-error"]
+    bury(kafka, source, [(f"v{n}", reasons[n % 4], 1 if n < 9 else 4) for n in range(10)])
+    return f"dlq.{source}"
+
+
+def values(kafka: Kafka, topic: str) -> list[str]:
+    return sorted((message.value() or b"").decode() for message in read_topic(kafka.bootstrap, topic))
+
+
+def test_a_dry_run_sends_and_remembers_nothing(run: Run, kafka: Kafka, source: str, graveyard: str) -> None:
+    for _ in range(2):
+        code, out, err = run("replay", "--dlq", graveyard, "--dry-run")
+        assert code == 0, err
+        assert out.splitlines()[-1] == "would send 9 of 10 dead letters"
+        assert "parked: more than 3 attempts\tinvalid\t1" in out
+    assert sum(end_offsets(kafka.bootstrap, source).values()) == 0
+
+
+def test_filters_in_any_order_send_every_letter_once(run: Run, kafka: Kafka, source: str, graveyard: str) -> None:
+    _, out, _ = run("replay", "--dlq", graveyard, "--where", "reason=model-error")
+    assert out.splitlines()[-1] == "sent 4 of 10 dead letters"
+    assert values(kafka, source) == ["v2", "v3", "v6", "v7"]
+    _, out, _ = run("replay", "--dlq", graveyard, "--where", "reason=model-error")
+    assert out.splitlines()[-1] == "sent 0 of 6 dead letters"
+    _, out, _ = run("replay", "--dlq", graveyard, "--limit", "2")
+    assert out.splitlines()[-1] == "sent 2 of 6 dead letters"
+    _, out, _ = run("replay", "--dlq", graveyard, "--attempts-max", "9")
+    assert out.splitlines()[-1] == "sent 4 of 4 dead letters"
+    assert values(kafka, source) == sorted(f"v{n}" for n in range(10))
+    _, out, _ = run("replay", "--dlq", graveyard, "--attempts-max", "9")
+    assert out.splitlines()[-1] == "sent 0 of 0 dead letters"
+
+
+def test_the_record_comes_back_as_it_was(run: Run, kafka: Kafka, source: str, graveyard: str) -> None:
+    run("replay", "--dlq", graveyard, "--where", "offset=3")
+    [message] = read_topic(kafka.bootstrap, source)
+    assert (message.partition(), message.key(), message.value()) == (1, b"key-3", b"v3")
+    assert message.headers() == [
+        ("mine", b"\xff\x00"),
+        (headers.ATTEMPTS, b"1"),
+        (headers.SOURCE, f"{source}/1/3".encode()),
+    ]
+
+
+def test_an_interrupted_replay_goes_on_where_it_was(
+    run: Run, kafka: Kafka, source: str, graveyard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "CHUNK", 2)
+    commits = iter([True, True, False])
+    make = replaying.kafka.producer
+
+    class Dying:
+        """A producer whose process dies before its third commit."""
+
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "commit_transaction" and not next(commits):
+                raise KeyboardInterrupt
+            return getattr(self._real, name)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(replaying.kafka, "producer", lambda *args, **extra: Dying(make(*args, **extra)))
+        code, _, _ = run("replay", "--dlq", graveyard)
+        assert code == 130
+    _, out, _ = run("replay", "--dlq", graveyard, "--attempts-max", "9")
+    assert out.splitlines()[-1] == "sent 6 of 6 dead letters"
+    assert values(kafka, source) == sorted(f"v{n}" for n in range(10))
