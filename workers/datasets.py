@@ -18,14 +18,14 @@ PUBLISHERS = {
 """Who publishes a data set, and which files to get there."""
 
 
-def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows of a CSV file, plain or gzipped, in order.
+def read(path: Path, name: str, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV file of the data set `name`, plain or gzipped, in order.
 
     Raises:
         FileNotFoundError: the file is not there; the message says where its publisher keeps it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there. Get it from its publisher: {'; or '.join(PUBLISHERS.values())}")
+        raise FileNotFoundError(f"{path} is not there. Get it from its publisher: {PUBLISHERS[name]}")
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     # Some texts hold line breaks inside quotes: newline="" leaves them to the CSV parser.

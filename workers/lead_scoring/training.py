@@ -42,7 +42,7 @@ def held_out(row_index: int) -> bool:
 
 def examples(path: Path) -> tuple[list[LeadEvent], torch.Tensor]:
     """The leads of the file in its order, and their answers: float32 [leads], 1 = yes."""
-    rows = read(path, delimiter=";")
+    rows = read(path, "bank_marketing", delimiter=";")
     leads = [
         LeadEvent.from_row(row, event_id=str(index), occurred_at="2008-05-01T00:00:00Z")
         for index, row in enumerate(rows)
@@ -95,7 +95,10 @@ def score(network: Network, inputs: Tensors) -> torch.Tensor:
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
-    leads, labels = examples(options.data)
+    try:
+        leads, labels = examples(options.data)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
     inputs = encode(leads)
     metrics = {}
     for name, (train, test) in splits(labels, options.seed).items():

@@ -38,7 +38,7 @@ VOCABULARY, DIMENSION, FILTERS, WIDTHS = 4000, 160, 192, 4
 def examples(data: Path, split: str) -> tuple[list[str], list[str]]:
     """Texts and intents of `train` or `test`, in the order of the file (.csv, or .csv.gz)."""
     plain = data / f"{split}.csv"
-    rows = read(plain if plain.is_file() else data / f"{split}.csv.gz")
+    rows = read(plain if plain.is_file() else data / f"{split}.csv.gz", "banking77")
     return [row["text"] for row in rows], [row["category"] for row in rows]
 
 
@@ -110,8 +110,11 @@ def accuracy(network: Network, tokenizer: Tokenizer, texts: list[str], labels: t
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
-    texts, answers = examples(options.data, "train")
-    test_texts, test_answers = examples(options.data, "test")
+    try:
+        texts, answers = examples(options.data, "train")
+        test_texts, test_answers = examples(options.data, "test")
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
     intents = sorted(set(answers))
     labels = torch.tensor([intents.index(answer) for answer in answers])
     test_labels = torch.tensor([intents.index(answer) for answer in test_answers])
