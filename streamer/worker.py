@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from random import Random
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
-import torch
 from pydantic import BaseModel
 
 from schemas import Event
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # so that finding a worker's name does not wait for torch
+    import torch
+
     from streamer.models import Model
 
 E = TypeVar("E", bound=Event)
 P = TypeVar("P", bound=BaseModel)
 
-Tensors = dict[str, torch.Tensor]
+Tensors: TypeAlias = "dict[str, torch.Tensor]"
 """Named tensors whose first dimension is the batch."""
 
 Features = Mapping[str, float]
@@ -82,3 +84,12 @@ class Worker(Generic[E, P]):
     def accepts(self, event: E) -> bool:
         """Whether the event is to be answered at all; False counts it as skipped and publishes nothing."""
         return True
+
+    def sample(self, random: Random, number: int) -> E:
+        """One realistic event for demos and benchmarks, which set its id and time; the same `random` and
+        `number` make the same event."""
+        return cast(E, self.example.model_copy(update={"event_id": f"sample-{number}"}))
+
+    def words(self, answer: P) -> str:
+        """The answer as a person would say it, in one short line."""
+        return answer.model_dump_json()

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from streamer.cli import check, lag, produce, replay, run, schema, tail, topics
+from streamer.cli import check, demo, lag, produce, replay, run, schema, tail, topics
 from streamer.errors import Exit
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.add_typer(topics.app, name="topics")

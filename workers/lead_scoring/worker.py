@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
+from random import Random
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from schemas import LEAD_SCORES, LeadEvent, LeadScore
 from streamer.models import Model
 from streamer.worker import Features, Tensors, Worker
+from workers.lead_scoring import simulation
 from workers.lead_scoring.model import FEATURES, Network, Parameters, encode
 
 _features: Any = attrgetter("lead_id", *FEATURES)
@@ -69,6 +71,12 @@ class LeadScoring(Worker[LeadEvent, LeadScore]):
 
     def accepts(self, event: LeadEvent) -> bool:
         return event.consent
+
+    def sample(self, random: Random, number: int) -> LeadEvent:
+        return simulation.lead(random, number)
+
+    def words(self, answer: LeadScore) -> str:
+        return f"{answer.lead_id} is {answer.band}: says yes with {answer.probability:.0%}"
 
     def _band(self, probability: float) -> Literal["cold", "warm", "hot"]:
         if probability >= self._parameters.hot_from:

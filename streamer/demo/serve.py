@@ -1,0 +1,61 @@
+"""One worker of the demo, in a process of its own: what `streamer run` does, on topics that it makes first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas import dead_letters
+from streamer import app, log, registry
+from streamer.config import client_config
+from streamer.errors import Exit, Unreachable
+from streamer.settings import Settings
+
+TOPICS_S = 15.0
+
+
+def serve(name: str, values: dict[str, Any]) -> None:
+    """Serve until SIGTERM; `values` are all of its settings, whatever the user has set elsewhere."""
+    settings = Settings(**values)
+    log.configure(settings.log.level, settings.log.format)
+    try:
+        worker = registry.find(name)
+        make_topics(settings, worker.source, (worker.target, dead_letters(worker.source)), worker.name)
+        app.run(settings, worker())
+    except Exit as error:
+        print(f"streamer: {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+def make_topics(settings: Settings, source: str, others: tuple[str, ...], worker: str) -> None:
+    """Let the broker make the topics by being asked for them, and let the worker's new group begin at their end.
+
+    Raises:
+        Unreachable: the broker makes no topics by itself, or does not answer.
+    """
+    group = settings.kafka.group(worker)
+    client = Consumer({**client_config(settings), "group.id": group, "allow.auto.create.topics": "true"})
+    try:
+        for topic in others:
+            _made(client, topic, worker)
+        partitions = [TopicPartition(source, partition) for partition in _made(client, source, worker)]
+        for partition in partitions:
+            partition.offset = client.get_watermark_offsets(partition, timeout=TOPICS_S)[1]
+        client.commit(offsets=partitions, asynchronous=False)
+    except KafkaException as error:
+        raise Unreachable(f"{settings.kafka.bootstrap_servers}: {error.args[0].str()}; is the broker up?") from error
+    finally:
+        client.close()
+
+
+def _made(client: Consumer, topic: str, worker: str) -> list[int]:
+    end = time.monotonic() + TOPICS_S
+    while time.monotonic() < end:
+        found = client.list_topics(topic, timeout=TOPICS_S).topics[topic]
+        if found.error is None and found.partitions:
+            return list(found.partitions)
+        time.sleep(0.1)  # a broker says at first that a topic it has just made has no leader
+    raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {worker}")
