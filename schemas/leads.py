@@ -84,6 +84,5 @@ class LeadScore(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    lead_id: str
     probability: Annotated[float, Field(ge=0, le=1)]
     band: Literal["cold", "warm", "hot"]

@@ -23,13 +23,15 @@ class Prediction(BaseModel, Generic[A]):
     """A worker's answer to one event.
 
     `prediction_id` is made of worker and source alone, so the same record always gets the same id: a reader of
-    an at-least-once topic drops what it has seen. `cache` says whether the answer was computed for this record.
+    an at-least-once topic drops what it has seen. `key` is the record's key as text: the lead, the customer.
+    The answer itself holds no id, so that equal events can share it. `cache` says whether the answer was computed for this record.
     """
 
     model_config = ConfigDict(frozen=True)
 
     prediction_id: str
     event_id: str
+    key: str
     worker: str
     model_version: str
     model_digest: str

@@ -50,6 +50,5 @@ class TicketRoute(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    ticket_id: str
     intent: str
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]

@@ -42,6 +42,7 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
 
     prediction_id: str
     event_id: str
+    key: str
     worker: str
     model_version: str
     model_digest: str
@@ -103,6 +104,7 @@ class JsonCodec:
         envelope = _Envelope(
             prediction_id=f"{identity.worker}/{record.topic}/{record.partition}/{record.offset}",
             event_id=item.event.event_id,
+            key=(record.key or b"").decode(errors="backslashreplace"),
             worker=identity.worker,
             model_version=identity.model_version,
             model_digest=identity.model_digest,

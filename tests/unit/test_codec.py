@@ -93,7 +93,7 @@ def test_the_envelope_is_what_the_schema_says():
     assert said.pop("produced_at") == "2026-01-01T00:00:00.000Z"
     assert prediction.model_dump(mode="json", exclude={"produced_at"}) == said
     assert {*said, "produced_at"} == set(Prediction.model_fields)
-    assert prediction.cache == "hit"
+    assert (prediction.cache, prediction.key) == ("hit", "one")
     assert (prediction.source.partition, prediction.source.offset) == (2, 41)
     assert prediction.produced_at.isoformat() == "2026-01-01T00:00:00+00:00"
     assert (message.topic, message.partition, message.key) == (Echo.target, 2, b"one")

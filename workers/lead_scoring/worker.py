@@ -16,7 +16,7 @@ from streamer.worker import Features, Tensors, Worker
 from workers.lead_scoring import simulation
 from workers.lead_scoring.model import FEATURES, Network, Parameters, encode
 
-_features: Any = attrgetter("lead_id", *FEATURES)
+_features: Any = attrgetter(*FEATURES)
 
 
 class LeadScoring(Worker[LeadEvent, LeadScore]):
@@ -60,12 +60,11 @@ class LeadScoring(Worker[LeadEvent, LeadScore]):
 
     def decode(self, events: Sequence[LeadEvent], outputs: Tensors) -> list[LeadScore]:
         return [
-            LeadScore(lead_id=event.lead_id, probability=probability, band=self._band(probability))
+            LeadScore(probability=probability, band=self._band(probability))
             for event, probability in zip(events, outputs["probability"].tolist(), strict=True)
         ]
 
     def cache_key(self, event: LeadEvent, features: Features) -> Hashable:
-        # The answer names its lead, so the lead is part of what decides it.
         key: tuple[Hashable, ...] = _features(event)
         return key
 
@@ -76,7 +75,7 @@ class LeadScoring(Worker[LeadEvent, LeadScore]):
         return simulation.lead(random, number)
 
     def words(self, answer: LeadScore) -> str:
-        return f"{answer.lead_id} is {answer.band}: says yes with {answer.probability:.0%}"
+        return f"{answer.band}, says yes with {answer.probability:.0%}"
 
     def _band(self, probability: float) -> Literal["cold", "warm", "hot"]:
         if probability >= self._parameters.hot_from:

@@ -60,15 +60,14 @@ class TicketRouting(Worker[TicketEvent, TicketRoute]):
                 Candidate(intent=self._intents[intent], probability=probability)
                 for intent, probability in zip(intents, probabilities, strict=True)
             )
-            routes.append(TicketRoute(ticket_id=event.ticket_id, intent=candidates[0].intent, candidates=candidates))
+            routes.append(TicketRoute(intent=candidates[0].intent, candidates=candidates))
         return routes
 
     def cost(self, event: TicketEvent) -> int:
         return min(len(event.text) // CHARACTERS_PER_TOKEN + 1, TOKENS_MAX)
 
     def cache_key(self, event: TicketEvent, features: Features) -> Hashable:
-        # The answer names its ticket, so the ticket is part of what decides it.
-        return (event.ticket_id, event.text)
+        return (event.text,)
 
     def accepts(self, event: TicketEvent) -> bool:
         return event.language == "en"
@@ -78,4 +77,4 @@ class TicketRouting(Worker[TicketEvent, TicketRoute]):
 
     def words(self, answer: TicketRoute) -> str:
         about = answer.intent.strip("?").replace("_", " ").lower()
-        return f"{answer.ticket_id} is about {about} ({answer.candidates[0].probability:.0%} sure)"
+        return f"about {about} ({answer.candidates[0].probability:.0%} sure)"
