@@ -50,12 +50,14 @@ def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: 
     try:
         first = _samples(consumer, chosen, found.source)
         started = time.monotonic()
-        ages = _oldest(consumer, chosen, found.source, first)
+        ages, answered = _oldest(consumer, chosen, found.source, first)
         time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started)))
         last = _samples(consumer, chosen, found.source)
-        rates = drain(first, last, time.monotonic() - started)
+        seconds = time.monotonic() - started
     finally:
         consumer.close()
+    last = [answered.get(sample, sample) for sample in last]
+    rates = drain([answered.get(sample, sample) for sample in first], last, seconds)
     rows = [
         {**sample._asdict(), "behind": sample.behind, "seconds": ages.get(sample.partition, 0.0)} for sample in last
     ]
@@ -64,8 +66,8 @@ def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: 
         print_json({"group": group, "topic": found.source, **total, "partitions": rows, "drain": rates._asdict()})
         return
     print_rows(rows)
-    eta = "never, at this rate" if rates.seconds is None else f"in {rates.seconds:.0f} s"
-    print(f"{rates.answered_per_s:.0f} answered/s, {rates.arriving_per_s:.0f} arriving/s: caught up {eta}")
+    eta = "not catching up" if rates.seconds is None else f"caught up in {rates.seconds:.0f} s"
+    print(f"{rates.answered_per_s:.0f} answered/s, {rates.arriving_per_s:.0f} arriving/s: {eta}")
 
 
 def drain(first: list[Sample], last: list[Sample], seconds: float) -> Drain:
@@ -88,20 +90,29 @@ def _samples(consumer: Any, chosen: Settings, topic: str) -> list[Sample]:
     return samples
 
 
-def _oldest(consumer: Any, chosen: Settings, topic: str, samples: list[Sample]) -> dict[int, float]:
-    """Partition to the age of its oldest unread record in seconds; what only holds transaction marks is absent."""
-    open_ = {sample.partition for sample in samples if sample.behind}
-    consumer.assign([TopicPartition(topic, s.partition, s.position) for s in samples if s.behind])
+def _oldest(
+    consumer: Any, chosen: Settings, topic: str, samples: list[Sample]
+) -> tuple[dict[int, float], dict[Sample, Sample]]:
+    """Partition to the age of its oldest unread record in seconds; and, for what is behind by nothing but marks of
+    transactions, which no reader is ever given, the sample as it should be."""
     ages: dict[int, float] = {}
+    answered: dict[Sample, Sample] = {}
+    waiting = {sample.partition: sample for sample in samples if sample.behind}
+    consumer.assign([TopicPartition(topic, partition, sample.position) for partition, sample in waiting.items()])
     give_up = time.monotonic() + OLDEST_S
     with kafka.explained(consumer, chosen):
-        while open_ and time.monotonic() < give_up:
+        while waiting and time.monotonic() < give_up:
             for message in consumer.consume(100, 0.1):
-                partition = message.partition()
-                if message.error() is None and partition in open_:
-                    ages[partition] = round(max(0.0, time.time() - message.timestamp()[1] / 1000), 3)
-                    consumer.pause([TopicPartition(topic, partition)])
-                if message.error() is None or message.error().code() == KafkaError._PARTITION_EOF:
-                    open_.discard(partition)
+                sample = waiting.get(message.partition())
+                if sample is None:
+                    continue
+                if message.error() is None:
+                    ages[sample.partition] = round(max(0.0, time.time() - message.timestamp()[1] / 1000), 3)
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    answered[sample] = sample._replace(position=sample.end)
+                else:
+                    continue
+                del waiting[sample.partition]
+                consumer.pause([TopicPartition(topic, sample.partition)])
     consumer.unassign()
-    return ages
+    return ages, answered
