@@ -24,7 +24,8 @@ class Prediction(BaseModel, Generic[A]):
 
     `prediction_id` is made of worker and source alone, so the same record always gets the same id: a reader of
     an at-least-once topic drops what it has seen. `key` is the record's key as text: the lead, the customer.
-    The answer itself holds no id, so that equal events can share it. `cache` says whether the answer was computed for this record.
+    The answer itself holds no id, so that equal events can share it. `cache` says whether the answer was computed
+    for this record.
     """
 
     model_config = ConfigDict(frozen=True)

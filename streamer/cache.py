@@ -107,7 +107,7 @@ class RedisCache:
         self._clock = clock
         self._secret = secret[:64]
         self._ttl_s = ttl_s
-        self._breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1)
+        self._breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1, throw_new_error_on_trip=False)
         self._errors = 0
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -16,12 +16,14 @@ from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import Checkpoint, CommitPolicy
 from streamer.clock import Clock, Deadline
-from streamer.errors import BadData, Exit
+from streamer.dead_letters import DeadLetterLimits
+from streamer.errors import Exit
 from streamer.health import Health
 from streamer.ledger import Ledger
 from streamer.metrics import Metrics
 from streamer.ports import Cache, Codec, FeatureStore, Runner, Sink, Source
 from streamer.records import BatchResult, Item, Predicted, Rejected, Skipped
+from streamer.sharing import Sharing
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -75,7 +77,7 @@ class Engine:
         self._checkpoint = Checkpoint(
             parts.source, parts.sink, parts.codec, parts.clock, policy, parts.metrics, self._on_committed
         )
-        self._answering: dict[bytes, Item] = {}  # who computes the answer of a content key, until it is durable
+        self._sharing = Sharing()
         self._dead_letters = DeadLetterLimits(limits.dead_ratio_max, limits.dead_run_max)
         self._stopping = False
         self._draining: Deadline | None = None
@@ -205,29 +207,22 @@ class Engine:
             keyed.append(item)
         asked = [item for item in keyed if not self._follow(item)]
         hits = 0
-        for item, answer in zip(asked, parts.cache.get_many([_key(item) for item in asked]), strict=True):
+        for item, answer in zip(asked, parts.cache.get_many([item.cache_key or b"" for item in asked]), strict=True):
             if answer is not None:
                 hits += 1
                 self._ledger.settle(item, Predicted(answer, cached=True))
             elif not self._follow(item):  # an equal item of this very poll may have come first
-                self._answering[_key(item)] = item
+                self._sharing.lead(item)
                 rest.append(item)
         if keyed:
             parts.metrics.cache(hits, len(asked) - hits, len(keyed) - len(asked), 0)
         return rest
 
     def _follow(self, item: Item) -> bool:
-        """Whether an equal item is being computed or has just been: then this one shares its answer."""
-        leader = self._answering.get(_key(item))
-        if leader is None:
-            return False
-        if isinstance(leader.outcome, Predicted):
-            self._ledger.settle(item, Predicted(leader.outcome.answer, cached=True))
-        elif leader.followers is None:
-            leader.followers = [item]
-        else:
-            leader.followers.append(item)
-        return True
+        found = self._sharing.follow(item)
+        if isinstance(found, Predicted):
+            self._ledger.settle(item, found)
+        return bool(found)
 
     def _enqueue(self, items: Sequence[Item]) -> None:
         parts = self._parts
@@ -259,16 +254,12 @@ class Engine:
         self._parts.metrics.batch(result, result.batch.waited_s)
         for item, outcome in zip(items, result.outcomes, strict=True):
             self._ledger.settle(item, outcome)
-            followers, item.followers = item.followers, None
+            followers = self._sharing.answered(item, outcome)
             if isinstance(outcome, Rejected):
-                # What failed the leader may not fail its followers (memory, say): each is tried by itself.
-                self._stop_answering(item)
-                self._enqueue(followers or ())
-            else:
-                for follower in followers or ():
-                    self._ledger.settle(follower, Predicted(outcome.answer, cached=True))
-                if item.lane.gone:
-                    self._stop_answering(item)
+                self._enqueue(followers)
+                continue
+            for follower in followers:
+                self._ledger.settle(follower, Predicted(outcome.answer, cached=True))
 
     def _release(self) -> None:
         if not self._checkpoint.clear:
@@ -342,15 +333,7 @@ class Engine:
         self._ledger.forget(partitions)
         self._checkpoint.forget(partitions)
         self._dead_letters.forget(partitions)
-        self._answering = {
-            key: item
-            for key, item in self._answering.items()
-            if not item.lane.gone or (item.outcome is None and item.followers)
-        }
-
-    def _stop_answering(self, item: Item) -> None:
-        if item.cache_key is not None and self._answering.get(item.cache_key) is item:
-            del self._answering[item.cache_key]
+        self._sharing.forget()
 
     def _on_committed(self, items: Sequence[Item], seconds: float) -> None:
         parts = self._parts
@@ -359,7 +342,7 @@ class Engine:
             outcome = item.outcome
             if item.cache_key is not None and isinstance(outcome, Predicted) and not outcome.cached:
                 answers.append((item.cache_key, outcome.answer))
-                self._stop_answering(item)
+                self._sharing.end(item)
         if answers:
             parts.cache.put_many(answers)
         parts.metrics.committed(items, parts.clock.time_ms(), seconds)
@@ -378,53 +361,3 @@ class Engine:
             lag = parts.source.lag()
             behind_s = (parts.clock.time_ms() - self._read_at_ms) / 1000 if any(lag.values()) else 0.0
             parts.metrics.lag(lag, behind_s)
-
-
-def _key(item: Item) -> bytes:
-    assert item.cache_key is not None
-    return item.cache_key
-
-
-class DeadLetterLimits:
-    """Notices when a partition turns into dead letters: then something is wrong with more than the records."""
-
-    WINDOW = 1_000
-    SEEN_MIN = 100
-
-    def __init__(self, ratio_max: float, run_max: int) -> None:
-        self._ratio_max = ratio_max
-        self._run_max = run_max
-        self._seen: dict[int, tuple[float, float, int]] = {}  # partition -> records, dead among them, dead in a row
-
-    def observe(self, items: Sequence[Item]) -> None:
-        """Count released items.
-
-        Raises:
-            BadData: a limit is passed; none of these items has been published.
-        """
-        for item in items:
-            partition = item.record.partition
-            seen, dead, run = self._seen.get(partition, (0.0, 0.0, 0))
-            if seen >= self.WINDOW:
-                seen, dead = seen / 2, dead / 2
-            if isinstance(item.outcome, Rejected):
-                dead, run = dead + 1, run + 1
-                self._check(item, item.outcome, seen + 1, dead, run)
-            else:
-                run = 0
-            self._seen[partition] = (seen + 1, dead, run)
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Start again with partitions that may come back."""
-        for partition in partitions:
-            self._seen.pop(partition, None)
-
-    def _check(self, item: Item, outcome: Rejected, seen: float, dead: float, run: int) -> None:
-        many = seen >= self.SEEN_MIN and dead > self._ratio_max * seen
-        if many or run > self._run_max:
-            raise BadData(
-                f"too many dead letters in {item.record.topic}/{item.record.partition} before offset "
-                f"{item.record.offset}: {run} in a row, {dead / seen:.0%} lately, the last because of "
-                f"{outcome.reason} ({outcome.message}). Mend the producer or the model; or raise "
-                "dead_letters.ratio_max and dead_letters.run_max to let them pass."
-            )

@@ -27,7 +27,7 @@ class RedisFeatures:
     def __init__(self, client: redis.Redis, worker: str) -> None:
         self._redis = client
         self._prefix = f"streamer:features:{worker}:"
-        self._breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1)
+        self._breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1, throw_new_error_on_trip=False)
 
     def read_many(self, keys: Sequence[str]) -> list[Features]:
         try:

@@ -54,8 +54,8 @@ class TicketRouting(Worker[TicketEvent, TicketRoute]):
 
     def decode(self, events: Sequence[TicketEvent], outputs: Tensors) -> list[TicketRoute]:
         routes = []
-        rows = zip(events, outputs["intent"].tolist(), outputs["probability"].tolist(), strict=True)
-        for event, intents, probabilities in rows:
+        rows = zip(outputs["intent"].tolist(), outputs["probability"].tolist(), strict=True)
+        for intents, probabilities in rows:
             candidates = tuple(
                 Candidate(intent=self._intents[intent], probability=probability)
                 for intent, probability in zip(intents, probabilities, strict=True)

@@ -1,0 +1,53 @@
+"""When to stop rather than turn a topic into dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamer.errors import BadData
+from streamer.records import Item, Rejected
+
+
+class DeadLetterLimits:
+    """Notices when a partition turns into dead letters: then something is wrong with more than the records."""
+
+    WINDOW = 1_000
+    SEEN_MIN = 100
+
+    def __init__(self, ratio_max: float, run_max: int) -> None:
+        self._ratio_max = ratio_max
+        self._run_max = run_max
+        self._seen: dict[int, tuple[float, float, int]] = {}  # partition -> records, dead among them, dead in a row
+
+    def observe(self, items: Sequence[Item]) -> None:
+        """Count released items.
+
+        Raises:
+            BadData: a limit is passed; none of these items has been published.
+        """
+        for item in items:
+            partition = item.record.partition
+            seen, dead, run = self._seen.get(partition, (0.0, 0.0, 0))
+            if seen >= self.WINDOW:
+                seen, dead = seen / 2, dead / 2
+            if isinstance(item.outcome, Rejected):
+                dead, run = dead + 1, run + 1
+                self._check(item, item.outcome, seen + 1, dead, run)
+            else:
+                run = 0
+            self._seen[partition] = (seen + 1, dead, run)
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Start again with partitions that may come back."""
+        for partition in partitions:
+            self._seen.pop(partition, None)
+
+    def _check(self, item: Item, outcome: Rejected, seen: float, dead: float, run: int) -> None:
+        many = seen >= self.SEEN_MIN and dead > self._ratio_max * seen
+        if many or run > self._run_max:
+            raise BadData(
+                f"too many dead letters in {item.record.topic}/{item.record.partition} before offset "
+                f"{item.record.offset}: {run} in a row, {dead / seen:.0%} lately, the last because of "
+                f"{outcome.reason} ({outcome.message}). Mend the producer or the model; or raise "
+                "dead_letters.ratio_max and dead_letters.run_max to let them pass."
+            )

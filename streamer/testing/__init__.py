@@ -1,0 +1,52 @@
+"""Try a worker, or the engine, without a broker, a GPU or a wait.
+
+    answers = serve(MyWorker(), [event, CRASH, event])
+    assert answers.predictions[0].answer.probability > 0.5
+
+Everything of the engine is real but the network and the clock. The script of what arrives may hold events,
+raw bytes, whole records and the markers CRASH (the process dies; a new one starts from the committed
+positions), REVOKE and LOSE (the group takes the partitions away and gives them back) and PAUSE (nothing
+arrives for a while).
+"""
+
+from streamer.testing.fakes import (
+    CRASH,
+    LOSE,
+    PAUSE,
+    REVOKE,
+    Crash,
+    FakeCache,
+    FakeFeatures,
+    FakeKafka,
+    FakeRunner,
+    FakeSink,
+    FakeSource,
+    Fault,
+    ManualClock,
+    Marker,
+)
+from streamer.testing.serving import Answers, Bench, build, published, records, run_to_end, serve
+
+__all__ = [
+    "CRASH",
+    "LOSE",
+    "PAUSE",
+    "REVOKE",
+    "Answers",
+    "Bench",
+    "Crash",
+    "FakeCache",
+    "FakeFeatures",
+    "FakeKafka",
+    "FakeRunner",
+    "FakeSink",
+    "FakeSource",
+    "Fault",
+    "ManualClock",
+    "Marker",
+    "build",
+    "published",
+    "records",
+    "run_to_end",
+    "serve",
+]

@@ -1,0 +1,163 @@
+"""A worker, or the engine, on the fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import torch
+from prometheus_client import CollectorRegistry
+
+from schemas import DeadLetter, Event, Prediction
+from streamer import headers
+from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.cache import ContentKey
+from streamer.checkpoint import CommitPolicy
+from streamer.clock import Clock, Deadline
+from streamer.codec import Identity, JsonCodec
+from streamer.engine import Engine, Limits, Parts
+from streamer.features import NoFeatures
+from streamer.health import Health
+from streamer.metrics import Metrics
+from streamer.models import Model
+from streamer.ports import Cache, FeatureStore, Runner
+from streamer.records import Batch, Message, Record
+from streamer.runner import Inference
+from streamer.testing.fakes import (
+    Crash,
+    FakeCache,
+    FakeKafka,
+    FakeRunner,
+    FakeSink,
+    FakeSource,
+    Fault,
+    ManualClock,
+    Marker,
+)
+from streamer.worker import Worker
+
+Entry = Event | bytes | Record | Marker
+"""One line of a script."""
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What came of a script: predictions and dead letters in the order they were published, and the records
+    that the worker's filter skipped (one that is read again after a crash counts again)."""
+
+    predictions: list[Prediction[Any]]
+    dead_letters: list[DeadLetter]
+    skipped: int
+
+
+class Bench(msgspec.Struct, frozen=True):
+    """What surrounds a worker under test; the defaults suit a worker's own tests."""
+
+    cache: Cache | None = None
+    features: FeatureStore | None = None
+    faults: tuple[Fault, ...] = ()
+    batch: BatchPolicy = BatchPolicy(items_max=8)
+    limits: Limits = Limits(dead_ratio_max=1.0)
+    model: Model | None = None
+    seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch.items)
+
+
+def records(entries: Iterable[Entry], topic: str, partitions: int = 1) -> list[Record | Marker]:
+    """Turn a script into records: event n goes to partition n modulo `partitions`, one event a millisecond."""
+    made: list[Record | Marker] = []
+    offsets = dict.fromkeys(range(partitions), 0)
+    at_ms = ManualClock().time_ms()
+    for entry in entries:
+        if isinstance(entry, Marker | Record):
+            made.append(entry)
+            continue
+        partition = sum(offsets.values()) % partitions
+        key, value = (
+            (entry.key.encode(), entry.model_dump_json().encode()) if isinstance(entry, Event) else (b"k", entry)
+        )
+        made.append(Record(topic, partition, offsets[partition], key, value, None, at_ms + sum(offsets.values())))
+        offsets[partition] += 1
+    return made
+
+
+def serve(worker: Worker[Any, Any], script: Iterable[Entry], bench: Bench | None = None) -> Answers:
+    """Serve a script to its end, through every crash, and return what was published.
+
+    The worker is loaded on the CPU, from `bench.model` or without files.
+    """
+    bench = bench or Bench()
+    model = bench.model or Model.none(worker.name)
+    worker.load(model, torch.device("cpu"))
+    kafka = FakeKafka(records(script, worker.source))
+    registry = CollectorRegistry()
+    metrics = Metrics(worker.name, model.version, registry)
+    faults = iter(bench.faults)
+    clock = ManualClock()
+    while True:
+        engine = build(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
+        try:
+            run_to_end(engine, kafka, clock)
+            break
+        except Crash:
+            continue
+    skipped = registry.get_sample_value(
+        "streamer_messages_produced_total", {"worker": worker.name, "outcome": "skipped"}
+    )
+    return Answers(*published(worker, kafka.published), skipped=int(skipped or 0))
+
+
+def build(
+    worker: Worker[Any, Any],
+    kafka: FakeKafka,
+    bench: Bench,
+    *,
+    clock: Clock,
+    faults: Iterator[Fault],
+    metrics: Metrics,
+    model: Model,
+) -> Engine:
+    """An engine on fakes: one life of the process."""
+    identity = Identity(worker.name, model.version, model.digest, "testing")
+    costs = CostModel()
+    runner: Runner = FakeRunner(Inference(worker, torch.device("cpu"), 1_000_000), clock, bench.seconds)
+    parts = Parts(
+        worker=worker,
+        source=FakeSource(kafka, clock),
+        sink=FakeSink(kafka, faults),
+        codec=JsonCodec(worker, identity, clock, 1_000_000),
+        cache=bench.cache or FakeCache(),
+        content_key=ContentKey(b"testing", worker.name, model.digest, worker.answer.__name__),
+        features=bench.features or NoFeatures(),
+        batcher=Batcher(bench.batch, costs),
+        costs=costs,
+        runner=runner,
+        clock=clock,
+        metrics=metrics,
+        health=Health(),
+        goal_s=bench.batch.goal_s,
+    )
+    return Engine(parts, bench.limits, CommitPolicy())
+
+
+def run_to_end(engine: Engine, kafka: FakeKafka, clock: Clock) -> None:
+    """Step until the script is over, then drain.
+
+    Raises:
+        Crash: where the script says so.
+    """
+    engine.start()
+    while kafka.unread():
+        engine.step()
+    engine.drain(Deadline(clock, 3600.0))
+
+
+def published(worker: Worker[Any, Any], messages: Sequence[Message]) -> tuple[list[Prediction[Any]], list[DeadLetter]]:
+    """Read messages as a consumer of both topics would."""
+    envelope = Prediction[worker.answer]  # type: ignore[name-defined]
+    predictions, dead = [], []
+    for message in messages:
+        if message.topic == worker.target:
+            predictions.append(envelope.model_validate_json(message.value or b""))
+        else:
+            dead.append(headers.dead_letter(message.headers))
+    return predictions, dead

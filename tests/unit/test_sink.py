@@ -1,0 +1,262 @@
+"""The decisions of the transactional sink, on a producer that fails as told. The real one is in tests/contracts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from streamer.clock import Deadline
+from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
+from streamer.records import Message
+from streamer.sink import AtLeastOnceSink, TransactionalSink
+from streamer.testing import FakeKafka, FakeSource, ManualClock
+
+
+def error(code: int, **flags: bool) -> KafkaException:
+    return KafkaException(KafkaError(code, "said", **flags))
+
+
+class FailingProducer:
+    """Raises what is planned for a call, once each; remembers every call."""
+
+    made: list[FailingProducer]
+
+    def __init__(self, config: dict[str, Any], plan: dict[str, Any]) -> None:
+        self.config = config
+        self.plan = plan
+        self.calls: list[str] = []
+        self.sent: list[tuple[str, int, bytes]] = []
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        planned = self.plan.pop(name, None)
+        if isinstance(planned, BaseException):
+            raise planned
+        if planned is not None:
+            planned(self)
+
+    def init_transactions(self, timeout: float) -> None:
+        self._call("init")
+
+    def begin_transaction(self) -> None:
+        self._call("begin")
+
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, **_: Any) -> None:
+        self._call("produce")
+        self.sent.append((topic, partition, value))
+
+    def send_offsets_to_transaction(self, offsets: Any, group: Any, timeout: float) -> None:
+        self._call("offsets")
+
+    def commit_transaction(self, timeout: float) -> None:
+        self._call("commit")
+
+    def abort_transaction(self, timeout: float) -> None:
+        self._call("abort")
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        self._call("list_topics")
+        partitions = {"three": range(3)}.get(topic, range(6))
+        problem = "unknown" if topic == "gone" else None
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=problem, partitions=dict.fromkeys(partitions))})
+
+    def poll(self, timeout: float) -> int:
+        self._call("poll")
+        return 0
+
+    def purge(self) -> None:
+        self._call("purge")
+
+    def flush(self, timeout: float) -> int:
+        self._call("flush")
+        return 0
+
+
+class Setup:
+    def __init__(self, **plan: Any) -> None:
+        self.plan = plan
+        self.clock = ManualClock()
+        self.producers: list[FailingProducer] = []
+        self.source = FakeSource(FakeKafka([]), self.clock)
+        self.sink = TransactionalSink({}, "id", self.source, "source", self.clock, self.make)
+
+    def make(self, config: dict[str, Any]) -> FailingProducer:
+        self.producers.append(FailingProducer(config, self.plan))
+        return self.producers[-1]
+
+    def write(self, *partitions: int, topic: str = "target") -> None:
+        self.sink.write([Message(topic, p, b"k", b"v%d" % p, []) for p in partitions or (0,)])
+
+    def commit(self) -> None:
+        self.sink.commit({0: 1}, Deadline(self.clock, 10))
+
+
+def test_a_commit_is_one_transaction() -> None:
+    setup = Setup()
+    setup.write(0, 1)
+    setup.commit()
+    assert setup.producers[0].calls == [
+        "init", "list_topics", "begin", "produce", "produce", "offsets", "commit", "poll",
+    ]  # fmt: skip
+
+
+def test_equal_partition_counts_keep_the_partition_and_others_fold_it() -> None:
+    setup = Setup()
+    setup.write(4, topic="target")
+    setup.write(4, topic="three")
+    setup.commit()
+    assert [(topic, partition) for topic, partition, _ in setup.producers[0].sent] == [("target", 4), ("three", 1)]
+
+
+@pytest.mark.parametrize("call", ["begin", "produce", "offsets", "commit"])
+def test_what_needs_an_abort_is_rolled_back_and_written_again(call: str) -> None:
+    setup = Setup(**{call: error(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True)})
+    setup.write()
+    with pytest.raises(Aborted):
+        setup.commit()
+    assert setup.producers[0].calls[-1] == "abort"
+    setup.commit()
+    assert len(setup.producers) == 1
+    assert setup.producers[0].sent[-1] == ("target", 0, b"v0")
+
+
+@pytest.mark.parametrize("call", ["begin", "produce", "offsets", "commit"])
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._STATE])
+def test_anything_indefinite_is_unclear(call: str, code: int) -> None:
+    setup = Setup(**{call: error(code, retriable=True)})
+    setup.write()
+    with pytest.raises(Unclear):
+        setup.commit()
+
+
+def test_an_abort_that_fails_is_unclear() -> None:
+    setup = Setup(
+        offsets=error(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True), abort=error(KafkaError._TIMED_OUT)
+    )
+    setup.write()
+    with pytest.raises(Unclear):
+        setup.commit()
+
+
+def test_recover_makes_a_new_producer_of_the_same_id_and_keeps_what_was_written() -> None:
+    setup = Setup(commit=error(KafkaError._TIMED_OUT))
+    setup.write()
+    with pytest.raises(Unclear):
+        setup.commit()
+    setup.sink.recover(Deadline(setup.clock, 5))
+    setup.commit()
+    old, new = setup.producers
+    assert old.calls[-1] == "purge"
+    assert new.sent == [("target", 0, b"v0")]
+    assert {old.config["transactional.id"], new.config["transactional.id"]} == {"id"}
+
+
+def test_a_line_that_was_disturbed_under_a_commit_costs_a_new_producer_before_the_next() -> None:
+    def disturb(producer: FailingProducer) -> None:
+        producer.config["error_cb"](KafkaError(KafkaError._TRANSPORT, "gone"))
+
+    setup = Setup(poll=disturb)
+    setup.write()
+    setup.commit()
+    assert len(setup.producers) == 1
+    setup.commit()
+    assert len(setup.producers) == 2
+
+
+def test_other_errors_of_the_line_cost_nothing() -> None:
+    def grumble(producer: FailingProducer) -> None:
+        producer.config["error_cb"](KafkaError(KafkaError._RESOLVE, "dns"))
+
+    setup = Setup(poll=grumble)
+    setup.write()
+    setup.commit()
+    setup.commit()
+    assert len(setup.producers) == 1
+
+
+def test_a_rival_of_the_same_id_ends_the_process_and_names_the_cure() -> None:
+    setup = Setup(commit=error(KafkaError._FENCED, fatal=True))
+    setup.write()
+    with pytest.raises(Temporary, match=r"kafka\.slot"):
+        setup.commit()
+
+
+def test_fenced_after_our_own_timeout_is_only_unclear() -> None:
+    setup = Setup()
+
+    def stopped(producer: FailingProducer) -> None:
+        setup.clock.sleep(60)  # as after SIGSTOP: the broker has timed our transaction out
+        raise error(KafkaError._FENCED, fatal=True)
+
+    setup.plan["commit"] = stopped
+    setup.write()
+    with pytest.raises(Unclear):
+        setup.commit()
+
+
+def test_a_missing_right_says_which_to_grant() -> None:
+    setup = Setup(produce=error(KafkaError.TOPIC_AUTHORIZATION_FAILED, txn_requires_abort=True))
+    setup.write()
+    with pytest.raises(Refused, match="grant Write"):
+        setup.commit()
+
+
+def test_a_missing_topic_says_how_to_make_it() -> None:
+    setup = Setup()
+    setup.write(topic="gone")
+    with pytest.raises(Refused, match="streamer topics apply"):
+        setup.commit()
+    assert "begin" not in setup.producers[0].calls
+
+
+def test_without_membership_nothing_is_begun() -> None:
+    setup = Setup()
+    setup.write()
+    setup.source.close()
+    with pytest.raises(Wait):
+        setup.commit()
+    assert "begin" not in setup.producers[0].calls
+
+
+def test_a_full_queue_is_waited_for() -> None:
+    setup = Setup(produce=BufferError())
+    setup.write()
+    setup.commit()
+    assert setup.producers[0].sent == [("target", 0, b"v0")]
+
+
+def at_least_once(plan: dict[str, Any]) -> tuple[AtLeastOnceSink, FailingProducer, FakeKafka]:
+    clock, kafka = ManualClock(), FakeKafka([])
+    made: list[FailingProducer] = []
+
+    def make(config: dict[str, Any]) -> FailingProducer:
+        made.append(FailingProducer(config, plan))
+        return made[0]
+
+    return AtLeastOnceSink({}, FakeSource(kafka, clock), clock, make), made[0], kafka
+
+
+def test_at_least_once_publishes_before_the_commit() -> None:
+    sink, producer, kafka = at_least_once({})
+    sink.write([Message("target", 0, b"k", b"v", [])])
+    assert producer.sent == [("target", 0, b"v")]
+    assert kafka.committed == {}
+    sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    assert kafka.committed == {0: 1}
+
+
+def test_at_least_once_lets_no_position_pass_a_message_that_was_refused() -> None:
+    sink, producer, kafka = at_least_once({})
+    callbacks: list[Any] = []
+    producer.produce = lambda *a, on_delivery, **k: callbacks.append(on_delivery)  # type: ignore[method-assign]
+    sink.write([Message("target", 0, b"k", b"v", [])])
+    callbacks.pop()(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no"), None)
+    with pytest.raises(Refused, match="grant Write"):
+        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    assert kafka.committed == {}
+    sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    assert len(callbacks) == 1, "the message was not sent again"
+    assert kafka.committed == {0: 1}
