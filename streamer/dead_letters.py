@@ -1,11 +1,39 @@
-"""When to stop rather than turn a topic into dead letters."""
+"""Dead letters as a whole: what the log says of them, and when to stop rather than turn a topic into them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
+from streamer import headers
 from streamer.errors import BadData
 from streamer.records import Item, Rejected
+
+log = structlog.get_logger(__name__)
+
+
+def log_reasons(items: Sequence[Item]) -> None:
+    """One line a reason, about the first record that has it: a broken producer must not flood the log."""
+    first: dict[str, Item] = {}
+    counts: dict[str, int] = {}
+    for item in items:
+        if isinstance(item.outcome, Rejected):
+            reason = item.outcome.reason
+            first.setdefault(reason, item)
+            counts[reason] = counts.get(reason, 0) + 1
+    for reason, item in first.items():
+        assert isinstance(item.outcome, Rejected)
+        trace = headers.last(item.record.headers, headers.TRACEPARENT)
+        log.warning(
+            "dead letters",
+            reason=reason,
+            count=counts[reason],
+            partition=item.record.partition,
+            offset=item.record.offset,
+            error=item.outcome.message,
+            trace_id=trace.decode(errors="replace") if trace else None,
+        )
 
 
 class DeadLetterLimits:

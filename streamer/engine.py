@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from streamer import dead_letters
 from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import Checkpoint, CommitPolicy
@@ -266,6 +267,7 @@ class Engine:
             return
         items = self._ledger.release()
         self._dead_letters.observe(items)
+        dead_letters.log_reasons(items)
         self._checkpoint.add(items, self._ledger.positions())
 
     def _commit_if_due(self) -> None:
