@@ -22,13 +22,13 @@ def log_reasons(items: Sequence[Item]) -> None:
             reason = item.outcome.reason
             first.setdefault(reason, item)
             counts[reason] = counts.get(reason, 0) + 1
-    for reason, item in first.items():
+    for known, item in first.items():
         assert isinstance(item.outcome, Rejected)
         trace = headers.last(item.record.headers, headers.TRACEPARENT)
         log.warning(
             "dead letters",
-            reason=reason,
-            count=counts[reason],
+            reason=known,
+            count=counts[known],
             partition=item.record.partition,
             offset=item.record.offset,
             error=item.outcome.message,
