@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
-import redis
 import typer
 from pydantic import BaseModel
 
@@ -157,12 +156,10 @@ def _topics(client: Any, chosen: Settings, worker: Any) -> Iterator[Finding]:
 def _cache(chosen: Settings) -> str:
     if chosen.cache.url is None:
         return "this process only; set cache.url to share answers between replicas"
+    from streamer.cache import connect
+
     try:
-        client = redis.Redis.from_url(
-            chosen.cache.url.get_secret_value(), socket_timeout=kafka.TIMEOUT_S, socket_connect_timeout=kafka.TIMEOUT_S
-        )
-        client.ping()
-    except (redis.RedisError, ValueError) as error:
-        # The error's text may quote the URL with its password.
+        connect(chosen.cache.url.get_secret_value(), int(kafka.TIMEOUT_S * 1000)).ping()
+    except Exception as error:  # whatever it says may quote the URL with its password
         raise Unreachable(f"Redis does not answer ({type(error).__name__}); is it running, cache.url right?") from None
     return "Redis answers"

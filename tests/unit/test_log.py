@@ -20,6 +20,7 @@ from streamer import log
 def put_back() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    logging.captureWarnings(False)  # whoever has turned it on before: turned on twice, it does nothing
     yield
     root.handlers, root.level = handlers, level
     logging.captureWarnings(False)
@@ -39,7 +40,6 @@ def test_ours_and_foreign_logs_have_one_shape(capsys: pytest.CaptureFixture[str]
         logging.getLogger("librdkafka").warning("FAIL [%s]", "thrd:main")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            log.configure("info", "json")
             warnings.warn("torch is slow here", stacklevel=1)
     ours, librdkafka, warning = lines(capsys)
     assert ours["event"] == "started"
