@@ -28,7 +28,7 @@ class Said(NamedTuple):
     """One prediction for the screen; `latency_s` from event to receipt."""
 
     at: datetime
-    worker: str
+    key: str
     words: str
     latency_s: float
     cached: bool
@@ -96,4 +96,4 @@ class Reader:
         if latency_s is not None and at - self._said_at.get(worker.name, 0.0) >= WORDS_EVERY_S:
             self._said_at[worker.name] = at
             words = worker.words(prediction.answer)
-            self.said.append(Said(datetime.now(), worker.name, words, latency_s, prediction.cache == "hit"))
+            self.said.append(Said(datetime.now(), prediction.key, words, latency_s, prediction.cache == "hit"))

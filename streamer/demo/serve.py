@@ -14,7 +14,7 @@ from streamer.config import client_config
 from streamer.errors import Exit, Unreachable
 from streamer.settings import Settings
 
-TOPICS_S = 15.0
+TOPICS_S = 10.0
 
 
 def serve(name: str, values: dict[str, Any]) -> None:
@@ -23,25 +23,25 @@ def serve(name: str, values: dict[str, Any]) -> None:
     log.configure(settings.log.level, settings.log.format)
     try:
         worker = registry.find(name)
-        make_topics(settings, worker.source, (worker.target, dead_letters(worker.source)), worker.name)
+        make_topics(settings, worker.source, (worker.target, dead_letters(worker.source)), settings.kafka.group(name))
         app.run(settings, worker())
     except Exit as error:
         print(f"streamer: {error}", file=sys.stderr)
         sys.exit(error.code)
 
 
-def make_topics(settings: Settings, source: str, others: tuple[str, ...], worker: str) -> None:
-    """Let the broker make the topics by being asked for them, and let the worker's new group begin at their end.
+def make_topics(settings: Settings, source: str, others: tuple[str, ...], group: str) -> None:
+    """Let the broker make the topics by being asked for them, and let the worker's new `group` begin at the end of
+    `source`.
 
     Raises:
         Unreachable: the broker makes no topics by itself, or does not answer.
     """
-    group = settings.kafka.group(worker)
     client = Consumer({**client_config(settings), "group.id": group, "allow.auto.create.topics": "true"})
     try:
         for topic in others:
-            _made(client, topic, worker)
-        partitions = [TopicPartition(source, partition) for partition in _made(client, source, worker)]
+            _made(client, topic)
+        partitions = [TopicPartition(source, partition) for partition in _made(client, source)]
         for partition in partitions:
             partition.offset = client.get_watermark_offsets(partition, timeout=TOPICS_S)[1]
         client.commit(offsets=partitions, asynchronous=False)
@@ -51,11 +51,12 @@ def make_topics(settings: Settings, source: str, others: tuple[str, ...], worker
         client.close()
 
 
-def _made(client: Consumer, topic: str, worker: str) -> list[int]:
+def _made(client: Consumer, topic: str) -> list[int]:
     end = time.monotonic() + TOPICS_S
     while time.monotonic() < end:
         found = client.list_topics(topic, timeout=TOPICS_S).topics[topic]
         if found.error is None and found.partitions:
             return list(found.partitions)
         time.sleep(0.1)  # a broker says at first that a topic it has just made has no leader
-    raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {worker}")
+    workers = " ".join(registry.names())
+    raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {workers}")

@@ -35,9 +35,10 @@ START_S = 120.0
 """A GPU's first start, cold disks: more than this is no start."""
 SETTLE_S = 20.0
 STOP_S = 30.0
-WINDOW_S = 10.0
+LATENCIES_SHOWN = 2_000
+"""Live percentiles are of so many latest predictions: ten seconds at the usual rate."""
 RATE_TICKS = 8
-HISTORY = 40
+HISTORY = 24
 
 
 class Options(NamedTuple):
@@ -77,14 +78,20 @@ def run(options: Options, view: View, began: float) -> Summary:
         Exit: the broker or the Redis given cannot be used.
     """
     folder = Path(tempfile.mkdtemp(prefix="streamer-demo-"))
-    with ExitStack() as stack:
-        stack.enter_context(view)
-        summary = Session(options, view, began, folder, stack).run()
-        view.close_with(summary, registry.names())
-    if not summary.accounted:
-        return msgspec.structs.replace(summary, logs=str(folder))
-    shutil.rmtree(folder)
-    return summary
+    keep = False
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(view)
+            summary = Session(options, view, began, folder, stack).run()
+            view.close_with(summary, registry.names())
+        keep = not summary.accounted
+        return msgspec.structs.replace(summary, logs=str(folder)) if keep else summary
+    except Died:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
 
 
 class Session:
@@ -145,9 +152,10 @@ class Session:
     def _start_workers(self, address: str) -> Sequence[Worker[Any, Any]]:
         """Every installed worker in a process of its own; returns the same for their events and words."""
         # All of this brings torch: on a thread, so that the screen lives, and once, for all processes.
-        with ThreadPoolExecutor(1) as executor:
-            loading = executor.submit(_load)
-            self._until(loading.done, "torch and the workers are loaded")
+        executor = ThreadPoolExecutor(1)
+        loading = executor.submit(_load)
+        self._until(loading.done, "torch and the workers are loaded")
+        executor.shutdown()
         loaded = loading.result()
         for worker in loaded.workers:
             port = free_port()
@@ -163,7 +171,13 @@ class Session:
         return {
             "device": self._options.device,
             "allow_insecure": True,  # nothing travels but invented events
-            "kafka": {"bootstrap_servers": address, "group_id": f"{self._id}-{name}", "slot": "demo"},
+            "kafka": {
+                "bootstrap_servers": address,
+                "group_id": f"{self._id}-{name}",
+                "slot": "demo",
+                # A mock broker lets all of this time pass before it looks again; a real one answers at once.
+                "client": {"fetch.wait.max.ms": "5"} if self._options.bootstrap is None else {},
+            },
             "cache": {"url": self._redis},
             "http": {"port": port},
             "log": {"format": "json"},
@@ -221,7 +235,7 @@ class Session:
         self._view.show(self._picture(stage, time.monotonic()))
 
     def _picture(self, stage: str, now: float) -> Picture:
-        recent = self._tally.latencies(now - WINDOW_S)
+        recent = self._tally.latencies(LATENCIES_SHOWN)
         rows = [Row(name, self._rate(name), figures) for name, figures in self._figures.items()]
         if rows:
             self._history.append(sum(row.rate for row in rows))

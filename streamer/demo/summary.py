@@ -117,7 +117,7 @@ def number(value: float | None) -> str:
     """With the digits that matter; "-" for None."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def share(value: float | None) -> str:

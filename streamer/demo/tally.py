@@ -6,11 +6,11 @@ import math
 import threading
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 LATENCIES_MAX = 200_000
-"""Of the latest predictions: percentiles are of these."""
-WINDOW_S = 10.0
+"""Percentiles are of so many latest predictions."""
 
 
 class Counts(NamedTuple):
@@ -32,7 +32,7 @@ class Tally:
         self._lock = threading.Lock()
         self._waiting: dict[str, float] = {}  # event id -> when it was sent; those to be skipped never come back
         self._produced = self._predicted = self._dead = self._undelivered = self._repeated = 0
-        self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES_MAX)  # received at, seconds
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_MAX)  # seconds
         self.first_sent: float | None = None
         self.first_predicted: float | None = None
         self.last_outcome: float | None = None
@@ -64,7 +64,7 @@ class Tally:
                 self._repeated += 1
                 return None
             self._predicted += 1
-            self._latencies.append((at, at - sent))
+            self._latencies.append(at - sent)
             self.last_outcome = at
             if self.first_predicted is None:
                 self.first_predicted = at
@@ -90,15 +90,10 @@ class Tally:
                 self._produced, self._predicted, self._dead, self._undelivered, self._repeated, len(self._waiting)
             )
 
-    def latencies(self, since: float = -math.inf) -> list[float]:
-        """Seconds from event to prediction, of those received from `since` on."""
+    def latencies(self, latest: int = LATENCIES_MAX) -> list[float]:
+        """Seconds from event to prediction, of the `latest` predictions, the last one first."""
         with self._lock:
-            latest = []
-            for at, latency in reversed(self._latencies):
-                if at < since:
-                    break
-                latest.append(latency)
-        return latest
+            return list(islice(reversed(self._latencies), latest))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

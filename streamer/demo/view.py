@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 import msgspec
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -22,7 +21,9 @@ from streamer.demo.summary import Places, Summary, lines, next_steps, number, re
 from streamer.demo.tally import Counts
 
 PLAIN_EVERY_S = 2.0
-WORDS_SHOWN = 8
+WORDS_SHOWN = 10
+LINES_BESIDE_WORDS = 14
+"""And beside the workers' rows: what is left of the screen holds predictions."""
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,7 +37,7 @@ class Row(msgspec.Struct, frozen=True):
 
 class Picture(msgspec.Struct, frozen=True):
     """Everything that can be seen at one moment. `stage` says what is waited for; empty while events flow.
-    `history` holds past rates, one a second; latencies are in seconds."""
+    `history` holds past rates, the last one last."""
 
     stage: str
     elapsed_s: float
@@ -125,9 +126,11 @@ class LiveView:
             self._spinner.update(text=Text(picture.stage, style="cyan"))
             parts.append(self._spinner)
         if picture.counts:
-            parts += [_figures(picture, picture.counts), _workers(picture.rows), _said(picture.said)]
+            room = self._console.height - LINES_BESIDE_WORDS - len(picture.rows)
+            parts += [_figures(picture, picture.counts), _workers(picture.rows)]
+            parts.append(_said(list(picture.said)[-max(1, min(WORDS_SHOWN, room)) :]))
             parts.append(Text("Ctrl-C stops and sums up", style="dim"))
-        self._live.update(Padding(_spaced(parts), (1, 2)), refresh=True)
+        self._live.update(Padding(_spaced(parts), (1, 2, 0, 2)), refresh=True)
 
     def close_with(self, summary: Summary, workers: Sequence[str]) -> None:
         self._live.stop()
@@ -154,39 +157,40 @@ def _status(picture: Picture) -> str:
 
 def _header(picture: Picture) -> RenderableType:
     places = picture.places
-    line = Text.assemble(("streamer demo", "bold cyan"), ("   ", ""))
-    known = (("", places.device), ("", places.broker), ("cache ", places.cache))
-    said = [f"{what}{place}" for what, place in known if place]
-    line.append(" · ".join([*said, f"{picture.elapsed_s:.0f} s"]), style="dim")
-    return line
+    where = [place for place in (places.broker, places.cache and f"cache {places.cache}") if place]
+    now = [known for known in (places.device, f"{picture.elapsed_s:.0f} s") if known]
+    return Group(
+        _line(("streamer demo", "bold cyan"), ("   " + " · ".join(now), "dim")), _line((" · ".join(where), "dim"))
+    )
 
 
 def _figures(picture: Picture, counts: Counts) -> RenderableType:
-    table = Table.grid(padding=(0, 5))
-    speed = Text.assemble((f"{picture.rate:,.0f}", "bold"), (" events/s ", ""), (_spark(picture.history), "cyan"))
-    latency = Text.assemble(
-        ("p50 ", "dim"), (_ms(picture.p50_s), "bold"), ("   p99 ", "dim"), (_ms(picture.p99_s), "bold"),
-        ("   event to prediction", "dim"),
-    )  # fmt: skip
-    table.add_row(speed, latency)
     skipped = total(row.figures for row in picture.rows).skipped
-    account = Text.assemble(
-        (f"{counts.produced:,}", "bold"), (" produced", "dim"),
-        ("  →  ", "dim"), (f"{counts.predicted:,}", "bold green"), (" predicted", "dim"),
-        ("  +  ", "dim"), (f"{counts.dead_lettered:,}", "bold yellow"), (" dead letters", "dim"),
-        ("  +  ", "dim"), (f"{skipped:,}", "bold"), (" skipped", "dim"),
-        ("  +  ", "dim"), (f"{counts.in_flight:,}", "bold"), (" on the way", "dim"),
+    speed = _line(
+        (f"{picture.rate:,.0f}", "bold"), (" events/s  ", "dim"), (_spark(picture.history), "cyan"),
+        ("   latency p50 ", "dim"), (_ms(picture.p50_s), "bold"), ("   p99 ", "dim"), (_ms(picture.p99_s), "bold"),
     )  # fmt: skip
-    return Group(table, Text(), account)
+    account = _line(
+        (f"{counts.produced:,}", "bold"), (" produced → ", "dim"),
+        (f"{counts.predicted:,}", "bold green"), (" predicted + ", "dim"),
+        (f"{counts.dead_lettered:,}", "bold yellow"), (" dead letters + ", "dim"),
+        (f"{skipped:,}", "bold"), (" skipped + ", "dim"),
+        (f"{counts.in_flight:,}", "bold"), (" open", "dim"),
+    )  # fmt: skip
+    return Group(speed, Text(), account)
+
+
+def _line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _workers(rows: Sequence[Row]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", border_style="dim", padding=(0, 2), pad_edge=False)
-    table.add_column("worker")
-    for name in ("events/s", "events a batch"):
-        table.add_column(name, justify="right")
-    table.add_column("released because")
-    for name in ("cache hits", "lag", "dead letters", "skipped"):
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0), pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    table.add_column("events/s", justify="right")
+    table.add_column("batch", justify="right")
+    table.add_column("released", no_wrap=True, overflow="ellipsis")
+    for name in ("hits", "lag", "dead", "skipped"):
         table.add_column(name, justify="right")
     for row in rows:
         figures = row.figures
@@ -204,17 +208,17 @@ def _workers(rows: Sequence[Row]) -> RenderableType:
 
 
 def _said(said: Sequence[Said]) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    for column in ("", "right", "", ""):
-        table.add_column(justify="right" if column else "left", no_wrap=True, overflow="ellipsis")
-    for one in list(said)[-WORDS_SHOWN:]:
-        table.add_row(
-            Text(f"{one.at:%H:%M:%S}", style="dim"),
-            Text(_ms(one.latency_s), style="dim"),
-            one.words,
-            Text("from the cache" if one.cached else "", style="dim"),
+    return Group(
+        *(
+            _line(
+                (f"{one.at:%H:%M:%S} {_ms(one.latency_s):>8}   ", "dim"),
+                (one.key, "bold"),
+                (f" {one.words}", ""),
+                ("  cached" if one.cached else "", "dim"),
+            )
+            for one in said
         )
-    return table
+    )
 
 
 def _spaced(parts: Sequence[RenderableType]) -> RenderableType:
@@ -229,7 +233,7 @@ def _grid(*styles: str) -> Table:
 
 
 def _ms(seconds: float | None) -> str:
-    return f"{number(None if seconds is None else seconds * 1000)} ms"
+    return "-" if seconds is None else f"{number(seconds * 1000)} ms"
 
 
 def _spark(history: Sequence[float]) -> str:
