@@ -50,6 +50,10 @@ FATAL: Mapping[int, tuple[type[Exit], str]] = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: (Unreachable, "make the topic: streamer topics apply"),
     KafkaError.TOPIC_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the topic to this user"),
     KafkaError.GROUP_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the group to this user"),
+    KafkaError.INVALID_SESSION_TIMEOUT: (
+        BadConfig,
+        "set session.timeout.ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
+    ),
     KafkaError._AUTO_OFFSET_RESET: (
         BadData,
         "retention has deleted records that were not read yet; reset the group's offsets when that is accepted",
@@ -156,7 +160,8 @@ class KafkaSource:
         records = []
         for message in messages:
             if message.error() is not None:
-                _complain(message.error(), topic)
+                if not self._begins(message):
+                    _complain(message.error(), topic)
                 continue
             partition, offset = message.partition(), message.offset()
             position = self._positions.get(partition)
@@ -175,6 +180,19 @@ class KafkaSource:
                 )
             )
         return records
+
+    def _begins(self, message: Any) -> bool:
+        """Whether this says only that the group has no position in a partition, which was not to be learnt on
+        assignment (a dead worker's transaction was open, say): then it starts where a new group does."""
+        # An offset that retention has overtaken is named by the message; one that never was is not.
+        if message.error().code() != KafkaError._AUTO_OFFSET_RESET or message.offset() is not None:
+            return False
+        start = TopicPartition(self._topic, message.partition(), self._start)
+        log.info("the group has no position here; it starts as a new one", partition=start.partition)
+        self._consumer.incremental_unassign([start])  # a partition whose start has failed cannot seek
+        self._consumer.incremental_assign([start])
+        self._positions[start.partition] = start.offset
+        return True
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the

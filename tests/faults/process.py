@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.faults import worker_main
 from tests.faults.worker_main import Plan
@@ -43,6 +44,11 @@ class WorkerProcess:
         """Whether it runs or is frozen."""
         return self._process.is_alive()
 
+    def frozen(self) -> bool:
+        """Whether it has been stopped by SIGSTOP."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
     def wait(self, timeout_s: float) -> int:
         """Wait for the end by itself. Returns the exit status, negative for a signal."""
         self._process.join(timeout_s)
@@ -63,7 +69,11 @@ class WorkerProcess:
         path = Path(self.plan.log)
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def events(self, name: str) -> list[dict[str, object]]:
+    def computed(self) -> int:
+        """How many events it has run through the model; known once it has ended by itself."""
+        return sum(line["computed"] for line in self.events("served"))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of one event."""
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from schemas.topics import dead_letters
 from streamer import headers
@@ -49,6 +49,7 @@ class Stream:
         self.target = create_topic(kafka.bootstrap, f"{self.group}.doubles.v1", partitions)
         self.dead_letters = create_topic(kafka.bootstrap, dead_letters(self.source), partitions)
         self._client = PROTOCOLS[protocol]
+        self._count = partitions
         self._folder = folder
         self._rate = rate
         self._broken_every = broken_every
@@ -90,11 +91,19 @@ class Stream:
 
     def committed(self) -> dict[int, int]:
         """The group's position in every partition; 0 where there is none."""
-        partitions = [TopicPartition(self.source, number) for number in self.ends()]
+        partitions = [TopicPartition(self.source, number) for number in range(self._count)]
         return {one.partition: max(0, one.offset) for one in self._reader.committed(partitions, timeout=60)}
 
-    def ends(self) -> dict[int, int]:
-        return end_offsets(self.kafka.bootstrap, self.source)
+    def ends(self, timeout_s: float = 30) -> dict[int, int]:
+        """Where every partition ends; a broker that has just come back may need a moment to say so."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return end_offsets(self.kafka.bootstrap, self.source)
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def answer(self, records: int, timeout_s: float = 60) -> None:
         """Wait until so many more records are answered."""

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Producer
+import structlog
+from confluent_kafka import Consumer, Producer
 
 from streamer import app, log
 from streamer.checkpoint import CommitPolicy
@@ -62,7 +63,8 @@ AT_LEAST_ONCE_POINTS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker process does. `die_at` is a failpoint and on which of its hits; `bug` is one of `BUGS`."""
+    """What a worker process does. `die_at` is a failpoint and on which of its hits, `how` the signal that it sends
+    itself there; `bug` is one of `BUGS`."""
 
     bootstrap: str
     group: str
@@ -75,6 +77,7 @@ class Plan:
     items_max: int = 64
     seconds_per_batch: float = 0.02
     die_at: tuple[str, int] | None = None
+    how: int = signal.SIGKILL
     bug: str | None = None
 
 
@@ -87,8 +90,11 @@ class SlowEcho(Echo):
         self.target = plan.target  # type: ignore[misc]
         self._seconds = plan.seconds_per_batch
 
+        self.computed = -sum(app.WARM_UP_SIZES)
+
     def predict(self, tensors: Tensors) -> Tensors:
         time.sleep(self._seconds)
+        self.computed += len(tensors["numbers"])
         self.runs.clear()
         return super().predict(tensors)
 
@@ -98,29 +104,32 @@ def main(plan: Plan) -> None:
     _die_with_parent()
     os.dup2(os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
     log.configure("info", "json")
-    die = Failpoint(plan.die_at)
-    make_producer = functools.partial(_producer, die, BUGS[plan.bug] if plan.bug else None)
+    worker = SlowEcho(plan)
+    die = Failpoint(plan)
+    make_producer = functools.partial(_producer, die, plan)
     app.TransactionalSink = functools.partial(TransactionalSink, make_producer=make_producer)  # type: ignore[misc]
     app.AtLeastOnceSink = functools.partial(AtLeastOnceSink, make_producer=make_producer)  # type: ignore[misc]
     app.Engine = functools.partial(_engine, die)  # type: ignore[misc,assignment]
     try:
-        app.run(_settings(plan), SlowEcho(plan))
+        app.run(_settings(plan), worker)
+        structlog.get_logger(__name__).info("served", computed=worker.computed)
     except Exit as error:
         print(f"streamer: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)
 
 
 class Failpoint:
-    """Ends the process, as the kernel would for lack of memory, when its point is reached the nth time."""
+    """Ends or freezes the process when its point is reached the nth time."""
 
-    def __init__(self, die_at: tuple[str, int] | None) -> None:
-        self._point, self._left = die_at or ("", 0)
+    def __init__(self, plan: Plan) -> None:
+        self._point, self._left = plan.die_at or ("", 0)
+        self._how = plan.how
 
     def reached(self, point: str) -> None:
         if point == self._point:
             self._left -= 1
             if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._how)
 
     def watch(self, part: Any, label: str, *methods: str) -> None:
         """Report the beginning and the end of each call. One that brings nothing does not count as ended."""
@@ -142,10 +151,10 @@ class OpenProducer(Producer):
     """A producer whose methods can be replaced one by one."""
 
 
-Bug = Callable[[OpenProducer], None]
+Bug = Callable[[OpenProducer, Plan], None]
 
 
-def early_offsets(producer: OpenProducer) -> None:
+def early_offsets(producer: OpenProducer, plan: Plan) -> None:
     """Positions run ahead of what was published: the classic of who commits `position()` with a prefetch."""
     send = producer.send_offsets_to_transaction
 
@@ -157,7 +166,7 @@ def early_offsets(producer: OpenProducer) -> None:
     producer.send_offsets_to_transaction = ahead  # type: ignore[method-assign]
 
 
-def late_offsets(producer: OpenProducer) -> None:
+def late_offsets(producer: OpenProducer, plan: Plan) -> None:
     """Positions lag behind what was published: those of the commit before."""
     send = producer.send_offsets_to_transaction
     before: dict[int, int] = {}
@@ -172,29 +181,48 @@ def late_offsets(producer: OpenProducer) -> None:
     producer.send_offsets_to_transaction = behind  # type: ignore[method-assign]
 
 
-def no_fence(producer: OpenProducer) -> None:
-    """Offsets are not fenced by the group's generation: a refused commit is made without them."""
+def no_fence(producer: OpenProducer, plan: Plan) -> None:
+    """Positions carry no membership, so the broker takes them from anybody."""
     send = producer.send_offsets_to_transaction
-    commit = producer.commit_transaction
+    nobody = Consumer({"bootstrap.servers": plan.bootstrap, "group.id": plan.group}).consumer_group_metadata()
 
-    def careless(*args: Any) -> None:
-        try:
-            send(*args)
-        except Exception:
-            producer.abort_transaction(5)
-            producer.begin_transaction()
+    def unfenced(offsets: list[Any], group: Any, *rest: Any) -> None:
+        send(offsets, nobody, *rest)
 
-    producer.send_offsets_to_transaction = careless  # type: ignore[method-assign]
-    producer.commit_transaction = commit  # type: ignore[method-assign]
+    producer.send_offsets_to_transaction = unfenced  # type: ignore[method-assign]
 
 
-BUGS: dict[str, Bug] = {"early offsets": early_offsets, "late offsets": late_offsets, "no fence": no_fence}
+def backwards(producer: OpenProducer, plan: Plan) -> None:
+    """Outputs are written in another order than that of the inputs."""
+    produce, send = producer.produce, producer.send_offsets_to_transaction
+    kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(*args: Any, **options: Any) -> None:
+        kept.append((args, options))
+
+    def turn(*args: Any) -> None:
+        for positional, named in reversed(kept):
+            produce(*positional, **named)
+        kept.clear()
+        send(*args)
+
+    producer.produce = keep  # type: ignore[method-assign]
+    producer.send_offsets_to_transaction = turn  # type: ignore[method-assign]
 
 
-def _producer(die: Failpoint, bug: Bug | None, config: dict[str, Any]) -> OpenProducer:
+BUGS: Mapping[str, Bug] = {
+    "early offsets": early_offsets,
+    "late offsets": late_offsets,
+    "no fence": no_fence,
+    "backwards": backwards,
+}
+"""What an engine of this kind gets wrong; planted to see that the tests would notice."""
+
+
+def _producer(die: Failpoint, plan: Plan, config: dict[str, Any]) -> OpenProducer:
     producer = OpenProducer(config)
-    if bug is not None:
-        bug(producer)
+    if plan.bug is not None:
+        BUGS[plan.bug](producer, plan)
     die.watch(
         producer,
         "producer",
