@@ -18,6 +18,8 @@ from streamer.worker import Tensors, Worker
 
 Answered = Predicted | Rejected
 
+NOT_FINITE = Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
+
 
 class Inference:
     """A worker on a device: items in, one answer or rejection each out. No threads, no queues."""
@@ -56,13 +58,15 @@ class Inference:
             outputs = self._worker.predict(self._to_device(tensors))
         outputs = {name: tensor.to("cpu") for name, tensor in outputs.items()}
         finite = _finite_rows(outputs, len(items))
-        answers = self._worker.decode(events, outputs)
-        if len(answers) != len(items):
-            raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(items)} events")
-        return [
-            Predicted(answer=self._dump(answer), cached=False) if ok else _not_finite()
-            for answer, ok in zip(answers, finite, strict=True)
-        ]
+        if not all(finite):
+            rows = torch.tensor(finite).nonzero().flatten()
+            events = [event for event, ok in zip(events, finite, strict=True) if ok]
+            outputs = {name: tensor[rows] for name, tensor in outputs.items()}
+        answers = self._worker.decode(events, outputs) if events else []
+        if len(answers) != len(events):
+            raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(events)} events")
+        dumped = iter([Predicted(answer=self._dump(answer), cached=False) for answer in answers])
+        return [next(dumped) if ok else NOT_FINITE for ok in finite]
 
     def _to_device(self, tensors: Tensors) -> Tensors:
         if self._device.type == "cpu":
@@ -90,10 +94,6 @@ def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
         if tensor.is_floating_point():
             finite &= torch.isfinite(tensor).reshape(rows, -1).all(dim=1)
     return finite.tolist()
-
-
-def _not_finite() -> Rejected:
-    return Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
 
 
 def _rejected(error: Exception) -> Rejected:

@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, str] = {
     # An offset that retention has overtaken is an error, not a silent skip; a new group's start is set on assignment.
     "auto.offset.reset": "error",
     "check.crcs": "true",
+    "enable.partition.eof": "true",  # the end is told, so that lag can be counted without transactions' marks
     # After a drained queue librdkafka waits this long before the next fetch; its default of 1 s halves throughput.
     "fetch.queue.backoff.ms": "5",
     "fetch.wait.max.ms": "50",
@@ -73,6 +74,7 @@ class KafkaSource:
         self._rebalance: Rebalance | None = None
         self._positions: Positions = {}  # next offset to read, of every partition that is ours
         self._held: list[Message] = []  # read while only the group was to be served
+        self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
         self._paused = False
         self._group: Any = None
 
@@ -126,8 +128,10 @@ class KafkaSource:
         lags = {}
         for partition, position in self._positions.items():
             _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            if position >= 0 and end >= 0:
-                lags[partition] = max(0, end - position)
+            if end >= 0:
+                # A transaction's mark takes an offset and is never handed out: by offsets alone there would always
+                # be one more to read.
+                lags[partition] = max(0, end - max(position, self._ends.get(partition, 0)))
         return lags
 
     def close(self) -> None:
@@ -160,8 +164,7 @@ class KafkaSource:
         records = []
         for message in messages:
             if message.error() is not None:
-                if not self._begins(message):
-                    _complain(message.error(), topic)
+                self._notice(message)
                 continue
             partition, offset = message.partition(), message.offset()
             position = self._positions.get(partition)
@@ -180,6 +183,13 @@ class KafkaSource:
                 )
             )
         return records
+
+    def _notice(self, message: Any) -> None:
+        """What comes instead of a record: the end of a partition, a missing position, or a failure."""
+        if message.error().code() == KafkaError._PARTITION_EOF:
+            self._ends[message.partition()] = message.offset()
+        elif not self._begins(message):
+            _complain(message.error(), self._topic)
 
     def _begins(self, message: Any) -> bool:
         """Whether this says only that the group has no position in a partition, which was not to be learnt on
@@ -235,6 +245,7 @@ class KafkaSource:
     def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
         for tp in gone:
             self._positions.pop(tp.partition, None)
+            self._ends.pop(tp.partition, None)
         self._held = [message for message in self._held if message.partition() in self._positions]
         consumer.incremental_unassign(gone)
 

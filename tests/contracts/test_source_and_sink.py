@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import pytest
+from confluent_kafka import Producer
 
 from streamer.clock import Deadline, SystemClock
 from streamer.errors import Wait
@@ -42,6 +43,7 @@ class Place(Protocol):
     guarantee: str
 
     def append(self, count: int) -> None: ...
+    def append_in_transaction(self, count: int) -> None: ...
     def source(self) -> Any: ...
     def sink(self, source: Any) -> Any: ...
     def read(self) -> list[bytes]: ...
@@ -60,6 +62,9 @@ class FakePlace:
         for offset in range(self._end, self._end + count):
             self.kafka.append(Record("source", 0, offset, b"k", b"v%d" % offset, None, 0))
         self._end += count
+
+    def append_in_transaction(self, count: int) -> None:
+        self.append(count)
 
     def source(self) -> FakeSource:
         return FakeSource(self.kafka, self.clock)
@@ -88,6 +93,15 @@ class RealPlace:
     def append(self, count: int) -> None:
         rows = [(b"k", b"v%d" % n) for n in range(self._end, self._end + count)]
         produce_many(self._bootstrap, self._source, rows)
+        self._end += count
+
+    def append_in_transaction(self, count: int) -> None:
+        producer = Producer({"bootstrap.servers": self._bootstrap, "transactional.id": unique("upstream")})
+        producer.init_transactions(20)
+        producer.begin_transaction()
+        for n in range(self._end, self._end + count):
+            producer.produce(self._source, b"v%d" % n, b"k")
+        producer.commit_transaction(20)
         self._end += count
 
     def source(self) -> KafkaSource:
@@ -276,6 +290,16 @@ def test_lag_is_what_is_behind_the_position(place: Place) -> None:
     source, _ = joined(place)
     read(source, 2, records_max=2)
     assert source.lag() == {0: 3}
+    source.close()
+
+
+def test_at_the_end_there_is_no_lag_even_behind_a_transaction(place: Place) -> None:
+    place.append(2)
+    place.append_in_transaction(3)
+    source, _ = joined(place)
+    read(source, 5)
+    source.poll(1, 1.0)
+    assert source.lag() == {0: 0}
     source.close()
 
 

@@ -63,6 +63,14 @@ def test_a_revoke_commits_what_is_in_flight_so_nothing_is_computed_twice():
     assert sorted(n for run in worker.runs for n in run) == [0, 1, 2, 3, 4, 5]
 
 
+def test_what_waits_for_a_lost_partition_is_not_computed():
+    worker = Echo()
+    script = [*(ping(n) for n in range(8)), LOSE, *(ping(n) for n in range(8, 12))]
+    bench = Bench(batch=BatchPolicy(items_max=1), seconds=lambda batch: 10.0)
+    serve(worker, script, bench)
+    assert len(worker.runs) <= 2 + 12  # when the partition was lost one was running and one ready
+
+
 def test_only_the_culprit_becomes_a_dead_letter():
     script = [ping(n, fault="raise" if n == 5 else "") for n in range(16)]
     answers = serve(Echo(), script, Bench(batch=BatchPolicy(items_max=16)))

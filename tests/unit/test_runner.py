@@ -178,3 +178,15 @@ def test_what_kills_the_thread_is_raised_to_the_owner():
 def test_answers_conform_to_the_declared_model():
     (outcome,) = run(Echo(), 1)
     assert Pong.model_validate_json(outcome.answer) == Pong(double=0.0)
+
+
+def test_rows_that_are_not_finite_never_reach_decode():
+    class Bounded(Echo):
+        def decode(self, events, outputs):
+            assert all(value == value for value in outputs["double"].tolist()), "NaN"
+            return super().decode(events, outputs)
+
+    outcomes = run(Bounded(), 6, at_0="nan", at_3="nan")
+    assert [n for n, o in enumerate(outcomes) if isinstance(o, Rejected)] == [0, 3]
+    assert outcomes[4] == Predicted(b'{"double":8.0}', cached=False)
+    assert {o.reason for o in run(Bounded(), 2, at_0="nan", at_1="nan")} == {Reason.NOT_FINITE}
