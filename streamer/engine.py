@@ -44,6 +44,7 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight_bytes_max: int = 64 << 20
     dead_ratio_max: float = 0.5
     dead_run_max: int = 1_000
+    ahead_s: float = 2.0
     revoke_s: float = 5.0
     drain_s: float = 25.0
 
@@ -289,7 +290,14 @@ class Engine:
         in_flight = len(self._ledger) + len(self._checkpoint)
         if self._ledger.bytes >= limits.in_flight_bytes_max or not self._checkpoint.clear:
             return 0
-        return max(0, min(limits.poll_max, limits.in_flight_max - in_flight))
+        return max(0, min(limits.poll_max, limits.in_flight_max - in_flight, self._ahead()))
+
+    def _ahead(self) -> int:
+        """How many more events may wait for the runner: about `ahead_s` of its work, so that a stop or a revoke
+        finds little to finish; before its speed is known, a few polls' worth."""
+        per_item_s = self._parts.costs.per_item_s
+        most = self._limits.ahead_s / per_item_s if per_item_s else 0.0
+        return int(max(most, 2 * self._limits.poll_max)) - len(self._parts.batcher)
 
     def _idle_wait(self, now: float) -> float:
         """How long the source may wait for a record: not at all while the runner has something."""

@@ -12,14 +12,10 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 from streamer.errors import Temporary
 
 SLOTS_MAX = 256
-
-
-_held: list[IO[str]] = []  # a lock lives as long as its file is open: to the end of the process
 
 
 def take(group: str) -> str:
@@ -32,13 +28,13 @@ def take(group: str) -> str:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for number in range(SLOTS_MAX):
-            lock = (folder / f"{group}.{number}.lock").open("w")
+            # A bare descriptor, never closed: the lock lives to the end of the process.
+            lock = os.open(folder / f"{group}.{number}.lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                lock.close()
+                os.close(lock)
                 continue
-            _held.append(lock)
             return f"{socket.gethostname()}-{number}"
     except OSError as error:
         raise Temporary(f"cannot lock a replica slot in {folder}: {error}; set kafka.slot") from error

@@ -179,3 +179,26 @@ def test_in_flight_is_bounded():
     )
     assert len(answers.predictions) == 100
     assert widest <= 5
+
+
+def test_reading_ahead_of_the_runner_is_bounded_by_its_time():
+    read_at = {}
+
+    class Watched(FakeCache):
+        def get_many(self, keys):
+            read_at[len(read_at)] = len(keys)
+            return super().get_many(keys)
+
+    done = []
+    serve(
+        CachedEcho(),
+        [ping(n) for n in range(2000)],
+        Bench(
+            cache=Watched(),
+            limits=Limits(poll_max=10, ahead_s=1.0, in_flight_max=100_000),
+            batch=BatchPolicy(items_max=10),
+            seconds=lambda batch: done.append(sum(read_at.values())) or 0.1,
+        ),
+    )
+    ahead = max(read - 10 * batches for batches, read in enumerate(done))
+    assert 100 <= ahead <= 150  # a second of work is a hundred events

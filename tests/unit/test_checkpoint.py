@@ -1,0 +1,196 @@
+import pytest
+from prometheus_client import CollectorRegistry
+
+from streamer.checkpoint import REFUSALS_MAX, Checkpoint, CommitPolicy
+from streamer.clock import Deadline
+from streamer.codec import Identity, JsonCodec
+from streamer.errors import Aborted, Reason, Refused, Unclear, Unreachable, Wait
+from streamer.ledger import Lane
+from streamer.metrics import Metrics
+from streamer.records import Item, Record, Rejected
+from streamer.testing import FakeKafka, FakeSource, ManualClock
+from tests.echo import Echo
+
+
+class Sink:
+    """Takes `seconds` for a commit and ends it as planned."""
+
+    def __init__(self, clock, kafka):
+        self.clock, self.kafka = clock, kafka
+        self.plan, self.seconds, self.written, self.recovered = [], 0.0, [], 0
+
+    def write(self, messages):
+        self.written += messages
+
+    def commit(self, positions, deadline):
+        self.clock.sleep(self.seconds)
+        if self.plan and (error := self.plan.pop(0)):
+            raise error
+        self.kafka.committed |= positions
+        self.written = []
+
+    def recover(self, deadline):
+        self.recovered += 1
+
+    def forget(self, partitions):
+        self.written = [message for message in self.written if message.partition not in partitions]
+
+
+class Setup:
+    def __init__(self, policy=None):
+        self.clock = ManualClock()
+        self.kafka = FakeKafka([])
+        self.sink = Sink(self.clock, self.kafka)
+        self.durable = []
+        metrics = Metrics("echo", "0", CollectorRegistry())
+        codec = JsonCodec(Echo(), Identity("echo", "0", "", "g"), self.clock, 10_000)
+        self.checkpoint = Checkpoint(
+            FakeSource(self.kafka, self.clock),
+            self.sink,
+            codec,
+            self.clock,
+            policy or CommitPolicy(interval_s=0.1, gap_s=0.005, rests=2.0),
+            metrics,
+            lambda items, seconds: self.durable.extend(items),
+        )
+
+    def add(self, offset, partition=0):
+        item = Item(Record("t", partition, offset, b"k", b"v", None, 0), Lane(partition))
+        item.outcome = Rejected(Reason.INVALID, "m", "E")
+        self.checkpoint.add([item], {partition: offset + 1})
+        return item
+
+    def commit(self):
+        return self.checkpoint.commit(Deadline(self.clock, 10))
+
+    def due_in(self, backlog_items=100):
+        return self.checkpoint.due_in(self.clock.now(), backlog_items)
+
+
+def test_with_nothing_to_commit_nothing_is_due():
+    setup = Setup()
+    assert setup.due_in() is None
+    assert setup.commit() == {}
+
+
+def test_the_first_outcome_is_committed_at_once():
+    setup = Setup()
+    item = setup.add(0)
+    assert setup.due_in() <= 0
+    setup.commit()
+    assert setup.durable == [item]
+    assert setup.kafka.committed == {0: 1}
+
+
+def test_the_next_commit_waits_twice_what_the_last_took():
+    setup = Setup()
+    setup.sink.seconds = 0.020
+    setup.add(0)
+    setup.commit()
+    setup.add(1)
+    assert setup.due_in() == pytest.approx(0.040)
+
+
+def test_and_no_less_than_the_gap():
+    setup = Setup()
+    setup.add(0)
+    setup.commit()
+    setup.add(1)
+    assert setup.due_in() == pytest.approx(0.005)
+
+
+def test_under_backlog_outcomes_gather_for_the_interval():
+    setup = Setup()
+    setup.add(0)
+    setup.commit()
+    setup.add(1)
+    assert setup.due_in(backlog_items=1) == pytest.approx(0.1)
+
+
+def test_an_aborted_commit_is_written_again_after_growing_pauses():
+    setup = Setup()
+    setup.sink.plan = [Aborted("a"), Aborted("b"), Wait("c")]
+    item = setup.add(0)
+    pauses = []
+    while setup.due_in() is not None:
+        setup.clock.sleep(max(0.0, setup.due_in()))
+        setup.commit()
+        pauses.append(setup.due_in())
+    assert pauses == [pytest.approx(0.05), pytest.approx(0.1), pytest.approx(0.2), None]
+    assert setup.durable == [item]
+
+
+def test_an_unclear_commit_takes_nothing_until_it_is_decided():
+    setup = Setup()
+    setup.sink.plan = [Unclear("?")]
+    setup.add(0)
+    setup.commit()
+    assert not setup.checkpoint.clear
+    setup.commit()
+    assert setup.checkpoint.clear
+    assert setup.sink.recovered == 1
+
+
+def test_an_unclear_commit_that_happened_is_not_written_again():
+    setup = Setup()
+    setup.sink.plan = [Unclear("?")]
+    item = setup.add(0)
+    setup.commit()
+    setup.kafka.committed = {0: 1}
+    setup.sink.plan = [AssertionError("written again")]
+    setup.commit()
+    assert setup.durable == [item]
+    assert setup.sink.written == []
+
+
+def test_an_unclear_commit_that_did_not_happen_is_written_again():
+    setup = Setup()
+    setup.sink.plan = [Unclear("?")]
+    item = setup.add(0)
+    setup.commit()
+    assert setup.durable == []
+    setup.commit()
+    assert setup.durable == [item]
+    assert setup.kafka.committed == {0: 1}
+
+
+def test_what_somebody_else_has_moved_is_handed_back_and_not_published():
+    setup = Setup()
+    setup.sink.plan = [Unclear("?")]
+    setup.add(0, partition=0)
+    kept = setup.add(0, partition=1)
+    setup.commit()
+    setup.kafka.committed = {0: 500}
+    assert setup.commit() == {0: 500}
+    assert setup.durable == [kept]
+    assert setup.kafka.committed == {0: 500, 1: 1}
+
+
+def test_an_unclear_commit_whose_partitions_are_gone_is_still_decided():
+    setup = Setup()
+    setup.sink.plan = [Unclear("?")]
+    setup.add(0)
+    setup.commit()
+    setup.checkpoint.forget([0])
+    assert setup.due_in() is not None
+    setup.commit()
+    assert setup.checkpoint.clear
+
+
+def test_the_same_refusal_again_and_again_ends_the_process_and_says_why():
+    setup = Setup()
+    setup.sink.plan = [Refused("grant Write")] * REFUSALS_MAX
+    setup.add(0)
+    for _ in range(REFUSALS_MAX - 1):
+        setup.commit()
+    with pytest.raises(Unreachable, match="grant Write"):
+        setup.commit()
+
+
+def test_time_cures_what_is_no_refusal():
+    setup = Setup()
+    setup.sink.plan = [Aborted("stale generation")] * 50
+    item = setup.add(0)
+    for _ in range(51):
+        setup.commit()
+    assert setup.durable == [item]
