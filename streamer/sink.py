@@ -137,9 +137,9 @@ class TransactionalSink:
             producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
             producer.commit_transaction(deadline.left(at_least=0.1))
         except KafkaException as error:
-            self._failed(error.args[0], self._clock.now() - started)
+            self._failed(error.args[0], self._clock.now() - started, deadline)
         except Wait as error:
-            self._abort(f"transaction: {error}")
+            self._abort(f"transaction: {error}", deadline)
         producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
         self._messages.clear()
 
@@ -166,7 +166,7 @@ class TransactionalSink:
         self._messages.clear()
         self._producer = None
 
-    def _failed(self, error: KafkaError, took_s: float) -> None:
+    def _failed(self, error: KafkaError, took_s: float, deadline: Deadline) -> None:
         """Turn what a transactional call said into what to do about it. Always raises."""
         said = f"transaction: {error.str()}"
         if error.code() == KafkaError._FENCED and took_s < self._timeout_s:
@@ -176,13 +176,13 @@ class TransactionalSink:
                 "give each replica its own kafka.slot"
             )
         if error.txn_requires_abort():
-            self._abort(said, error.code())
+            self._abort(said, deadline, error.code())
         raise Unclear(said)
 
-    def _abort(self, said: str, code: int = KafkaError.NO_ERROR) -> None:
+    def _abort(self, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
         """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
         try:
-            self._producer.abort_transaction(self._timeout_s)
+            self._producer.abort_transaction(deadline.left(at_least=0.5))
         except KafkaException as error:
             raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
         if code in CURES:

@@ -247,6 +247,8 @@ class KafkaSource:
             self._positions.pop(tp.partition, None)
             self._ends.pop(tp.partition, None)
         self._held = [message for message in self._held if message.partition() in self._positions]
+        if self._paused:
+            consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again
         consumer.incremental_unassign(gone)
 
     def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:

@@ -8,10 +8,10 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
@@ -21,6 +21,8 @@ from tests.faults.checker import Input, Outcome, Output, Report, check
 from tests.faults.process import WorkerProcess
 from tests.faults.worker_main import Plan
 from tests.services import Kafka, create_topic, end_offsets, read_topic, unique
+
+T = TypeVar("T")
 
 KEYS = 97
 BROKEN_VALUES = (b"", b"{", b"\xff\xfe", b"[]", b'{"number": "1"}', b'{"number": NaN}')
@@ -92,18 +94,12 @@ class Stream:
     def committed(self) -> dict[int, int]:
         """The group's position in every partition; 0 where there is none."""
         partitions = [TopicPartition(self.source, number) for number in range(self._count)]
-        return {one.partition: max(0, one.offset) for one in self._reader.committed(partitions, timeout=60)}
+        found = patiently(lambda: self._reader.committed(partitions, timeout=60))
+        return {one.partition: max(0, one.offset) for one in found}
 
-    def ends(self, timeout_s: float = 30) -> dict[int, int]:
-        """Where every partition ends; a broker that has just come back may need a moment to say so."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return end_offsets(self.kafka.bootstrap, self.source)
-            except KafkaException:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+    def ends(self) -> dict[int, int]:
+        """Where every partition ends."""
+        return patiently(lambda: end_offsets(self.kafka.bootstrap, self.source))
 
     def answer(self, records: int, timeout_s: float = 60) -> None:
         """Wait until so many more records are answered."""
@@ -145,8 +141,13 @@ class Stream:
         deadline = time.monotonic() + timeout_s
         while not done():
             if time.monotonic() > deadline:
+                for worker in self.workers():
+                    worker.signal(signal.SIGUSR1)
+                time.sleep(0.5)
                 logs = "\n".join(f"--- {w.plan.log}\n{w.log()[-1500:]}" for w in self._workers[-3:])
-                raise AssertionError(f"no {what} in {timeout_s} s; committed {self.committed()}\n{logs}")
+                raise AssertionError(
+                    f"no {what} in {timeout_s} s; committed {self.committed()} of {self.ends()}\n{logs}"
+                )
             time.sleep(0.05)
 
     def _produce(self) -> None:
@@ -180,6 +181,18 @@ class Stream:
             "fault": fault,
         }
         return json.dumps(event).encode()
+
+
+def patiently(ask: Callable[[], T], timeout_s: float = 60) -> T:
+    """Ask a broker that has just come back: it may need a moment to know."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _input(message: Message) -> Input:

@@ -6,6 +6,7 @@ Production code is not touched: the methods of the engine's parts and of the pro
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import functools
 import os
 import signal
@@ -103,6 +104,7 @@ def main(plan: Plan) -> None:
     """Serve as the plan says; ends the process like `streamer run` does."""
     _die_with_parent()
     os.dup2(os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+    faulthandler.register(signal.SIGUSR1)  # where does it hang?
     log.configure("info", "json")
     worker = SlowEcho(plan)
     die = Failpoint(plan)

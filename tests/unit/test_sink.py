@@ -29,6 +29,7 @@ class FailingProducer:
         self.plan = plan
         self.calls: list[str] = []
         self.sent: list[tuple[str, int, bytes]] = []
+        self.abort_timeout_s = 0.0
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -55,6 +56,7 @@ class FailingProducer:
         self._call("commit")
 
     def abort_transaction(self, timeout: float) -> None:
+        self.abort_timeout_s = timeout
         self._call("abort")
 
     def list_topics(self, topic: str, timeout: float) -> Any:
@@ -139,6 +141,14 @@ def test_an_abort_that_fails_is_unclear() -> None:
     setup.write()
     with pytest.raises(Unclear):
         setup.commit()
+
+
+def test_an_abort_keeps_to_the_deadline_of_the_commit() -> None:
+    setup = Setup(offsets=error(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True))
+    setup.write()
+    with pytest.raises(Aborted):
+        setup.commit()
+    assert setup.producers[0].abort_timeout_s == 10
 
 
 def test_recover_makes_a_new_producer_of_the_same_id_and_keeps_what_was_written() -> None:

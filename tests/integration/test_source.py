@@ -1,0 +1,59 @@
+"""What the real consumer remembers over a rebalance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from streamer.records import Record
+from streamer.source import KafkaSource
+from tests.services import Kafka, produce_many
+
+
+class Owned:
+    """The partitions that a source has now."""
+
+    def __init__(self) -> None:
+        self.partitions: set[int] = set()
+
+    def assigned(self, partitions: Sequence[int]) -> None:
+        self.partitions |= set(partitions)
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        self.partitions -= set(partitions)
+
+    lost = revoked
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_partition_that_went_while_paused_is_read_when_it_comes_back(
+    kafka: Kafka, topic: str, group_id: str, protocol: str
+) -> None:
+    client = {"bootstrap.servers": kafka.bootstrap, "group.id": group_id, "group.protocol": protocol}
+    stays, guest = (KafkaSource(client, topic, "earliest") for _ in range(2))
+    owned, lent = Owned(), Owned()
+    stays.subscribe(owned)
+    until(lambda: len(owned.partitions) == 4, lambda: stays.poll(10, 0.1))
+    guest.subscribe(lent)
+    # Without room for records: the group is served, reading is paused.
+    until(lambda: len(owned.partitions) == len(lent.partitions) == 2, lambda: (stays.poll(0, 0.1), guest.poll(0, 0.1)))
+    stays.poll(10, 0.1)
+    guest.close()
+    until(lambda: len(owned.partitions) == 4, lambda: stays.poll(10, 0.1))
+
+    for partition in range(4):
+        produce_many(kafka.bootstrap, topic, [(b"key", b"value")], partition=partition)
+
+    read: list[Record] = []
+    until(lambda: len(read) == 4, lambda: read.extend(stays.poll(10, 0.1)))
+    stays.close()
+
+
+def until(true: Callable[[], bool], turn: Callable[[], object], timeout_s: float = 20) -> None:
+    """Take turns until it is true."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "it never happened"
+        turn()
