@@ -107,7 +107,8 @@ class RedisCache:
         self._clock = clock
         self._secret = secret[:64]
         self._ttl_s = ttl_s
-        self._breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1, throw_new_error_on_trip=False)
+        # Apart, so that a full or read-only Redis goes on answering without being written to in vain.
+        self._reading, self._writing = _breaker(), _breaker()
         self._errors = 0
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -116,9 +117,11 @@ class RedisCache:
         if not asked:
             return answers
         started = self._clock.now()
-        values = self._call(lambda: self._redis.mget([self._name(keys[at]) for at in asked]))
+        values = self._call(self._reading, lambda: self._redis.mget([self._name(keys[at]) for at in asked]))
+        if values is None:
+            return answers  # an outage says nothing about what a look-up is worth
         found = []
-        for at, value in zip(asked, values or (), strict=False):
+        for at, value in zip(asked, values, strict=True):
             answers[at] = self._open(keys[at], value)
             if (answer := answers[at]) is not None:
                 found.append((keys[at], answer))
@@ -130,10 +133,11 @@ class RedisCache:
         self._near.put_many(answers)
         kept = [(key, answer) for key, answer in answers if self._payoff.takes(key)]
         if kept:
-            self._call(lambda: self._set(kept))
+            self._call(self._writing, lambda: self._set(kept))
 
     def circuit(self) -> tuple[str, int]:
-        return str(self._breaker.current_state), self._errors
+        states = {str(breaker.current_state) for breaker in (self._reading, self._writing)}
+        return next(state for state in ("open", "half-open", "closed") if state in states), self._errors
 
     def close(self) -> None:
         self._redis.close()
@@ -146,9 +150,9 @@ class RedisCache:
             pipeline.set(self._name(key), self._tag(key, answer) + answer, px=ttl_ms)
         pipeline.execute()
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _call(self, breaker: Any, call: Callable[[], Any]) -> Any:
         try:
-            return self._breaker.call(call)
+            return breaker.call(call)
         except pybreaker.CircuitBreakerError:
             return None
         except redis.RedisError as error:
@@ -172,6 +176,11 @@ class RedisCache:
             self._errors += 1
             return None
         return answer
+
+
+def _breaker() -> Any:
+    """Three failures in a row open it, a second later one call tries again."""
+    return pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1, throw_new_error_on_trip=False)
 
 
 def connect(url: str, timeout_ms: int) -> redis.Redis:
