@@ -3,6 +3,7 @@ demo, even with a killed one."""
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -130,6 +131,12 @@ class Copy(Child):
         self._process = context.Process(target=_copied, args=(target, arguments, log), name=name, daemon=True)
         self._process.start()
 
+    def explain(self) -> None:
+        """Let the process write to its log where each of its threads is, and end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid(), signal.SIGABRT)
+        self.wait(KILL_S)
+
     def wait(self, timeout_s: float) -> int | None:
         self._process.join(timeout_s)
         code: int | None = self._process.exitcode
@@ -145,6 +152,7 @@ def _copied(target: Callable[..., None], arguments: Sequence[Any], log: Path) ->
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    faulthandler.enable(2)  # a crash, or SIGABRT, tells where
     parent = multiprocessing.parent_process()
     assert parent is not None
     _kill_group_after(parent.join)

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,7 +20,7 @@ import msgspec
 
 from streamer import registry
 from streamer.demo import answers, broker
-from streamer.demo.children import Child, Copy, Died, Program, free_port
+from streamer.demo.children import Copy, Died, Program, free_port
 from streamer.demo.reader import Reader
 from streamer.demo.scrape import Figures, Probe, total
 from streamer.demo.simulator import Simulation, Simulator
@@ -63,7 +62,7 @@ class Serving(NamedTuple):
     """A worker's process and its HTTP side."""
 
     name: str
-    child: Child
+    child: Copy
     probe: Probe
 
 
@@ -151,12 +150,8 @@ class Session:
 
     def _start_workers(self, address: str) -> Sequence[Worker[Any, Any]]:
         """Every installed worker in a process of its own; returns the same for their events and words."""
-        # All of this brings torch: on a thread, so that the screen lives, and once, for all processes.
-        executor = ThreadPoolExecutor(1)
-        loading = executor.submit(_load)
-        self._until(loading.done, "torch and the workers are loaded")
-        executor.shutdown()
-        loaded = loading.result()
+        self._show("torch and the workers are loaded")
+        loaded = _load()
         for worker in loaded.workers:
             port = free_port()
             settings = self._settings(worker.name, address, port)
@@ -214,7 +209,9 @@ class Session:
             for one in self._serving:
                 one.child.check()
             if time.monotonic() > end:
-                raise Died(f"{stage}, for more than {START_S:.0f} s; their logs are in {self._folder}")
+                for one in self._serving:
+                    one.child.explain()
+                raise Died(f"{stage}, for more than {START_S:.0f} s; what they do is in {self._folder}/*.log")
             self._show(stage)
             time.sleep(TICK_S / 5)
 
@@ -257,6 +254,8 @@ class Session:
 
 
 def _load() -> Loaded:
+    # Once, for all processes; and on this thread, as a process with others is not copied safely: what they lock,
+    # the copy would wait for without end.
     from streamer import app
     from streamer.demo.serve import serve
 
