@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +84,34 @@ def _produce(producer: Any, message: Message, partition: int, deadline: Deadline
             producer.poll(POLL_S)
 
 
+def _in_time(call: Callable[[], None], timeout_s: float) -> None:
+    """Call on a thread of its own, and leave it behind when it does not return.
+
+    librdkafka holds `send_offsets_to_transaction` for ever when the group's coordinator goes away under it,
+    whatever timeout it is given (confluentinc/librdkafka#5456, #5511); the owner thread must go on.
+
+    Raises:
+        Unclear: it has not returned.
+    """
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # the owner raises it
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=run, name="positions", daemon=True).start()
+    try:
+        error = ended.get(timeout=timeout_s)
+    except queue.Empty:
+        raise Unclear("transaction: the client does not return from sending positions") from None
+    if error is not None:
+        raise error
+
+
 class TransactionalSink:
     """Predictions, dead letters and positions in one transaction, opened only when all of it is ready.
 
@@ -134,10 +164,13 @@ class TransactionalSink:
             producer.begin_transaction()
             for message, partition in placed:
                 _produce(producer, message, partition, deadline)
-            producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
+            left_s = deadline.left(at_least=0.1)
+            _in_time(lambda: producer.send_offsets_to_transaction(offsets, group, left_s), left_s + POLL_S)
             producer.commit_transaction(deadline.left(at_least=0.1))
         except KafkaException as error:
             self._failed(error.args[0], self._clock.now() - started, deadline)
+        except Unclear:
+            raise
         except Wait as error:
             self._abort(f"transaction: {error}", deadline)
         producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,6 +142,19 @@ def test_an_abort_that_fails_is_unclear() -> None:
     setup.write()
     with pytest.raises(Unclear):
         setup.commit()
+
+
+def test_a_client_that_never_returns_is_left_behind() -> None:
+    hung = threading.Event()
+    setup = Setup(offsets=lambda producer: hung.wait(60))
+    setup.write()
+    with pytest.raises(Unclear, match="does not return"):
+        setup.sink.commit({0: 1}, Deadline(setup.clock, 0.01))
+    setup.sink.recover(Deadline(setup.clock, 5))
+    setup.commit()
+    hung.set()
+    assert setup.producers[1].sent == [("target", 0, b"v0")]
+    assert "abort" not in setup.producers[0].calls
 
 
 def test_an_abort_keeps_to_the_deadline_of_the_commit() -> None:
