@@ -34,7 +34,7 @@ class Sender:
         self._records = records
         self._interval_s = 1 / rate
         self._producer = Producer(
-            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 0, "log_level": 4}
+            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 4}
         )
         self._thread = threading.Thread(target=self._send, name="sender", daemon=True)
 
