@@ -119,7 +119,9 @@ class Stream:
         self._over.set()
         self._thread.join()
         self.catch_up(timeout_s)
-        return self.report()
+        report = self.report()
+        print(f"{len(self._workers)} processes, {report}")  # pytest -rP shows it
+        return report
 
     def report(self) -> Report:
         """Compare what was written with what a read_committed reader finds."""

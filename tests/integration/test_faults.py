@@ -192,6 +192,7 @@ def test_the_partitions_of_a_killed_worker_are_served_again_soon(
         recovery_s = stream.catch_up()
         report = stream.finish()
     record_property("recovery_s", recovery_s)
+    print(f"recovered after {recovery_s:.1f} s")
     assert recovery_s < 10
     assert report.complaints == {}, report
 
@@ -226,7 +227,7 @@ def test_a_zombie_that_is_not_fenced_is_noticed(kafka: Kafka, tmp_path: Path) ->
     assert "duplicated" in report.complaints, report
 
 
-def die_at_each(stream: Stream, points: Sequence[str], slots: Sequence[str] = ("a", "b"), **options: object) -> None:
+def die_at_each(stream: Stream, points: Sequence[str], slots: Sequence[str] = ("a", "b", "c"), **options: object) -> None:
     """Start a worker in each slot, one after the other, until one has died at every point."""
     left = [(point, 1 if "init" in point else 3 + number % 5) for number, point in enumerate(points)]
     running = {slot: stream.start(slot, die_at=left.pop(), **options) for slot in slots}
