@@ -32,7 +32,9 @@ class RedisFeatures:
     def read_many(self, keys: Sequence[str]) -> list[Features]:
         try:
             hashes = self._breaker.call(self._read, keys)
-        except (redis.RedisError, pybreaker.CircuitBreakerError) as error:
+        except pybreaker.CircuitBreakerError:
+            return [{} for _ in keys]
+        except redis.RedisError as error:
             self._redis.connection_pool.disconnect()
             log.warning("feature store failed; going on without", error=type(error).__name__)
             return [{} for _ in keys]

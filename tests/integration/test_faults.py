@@ -18,6 +18,7 @@ from tests.faults.stream import PROTOCOLS, Stream
 from tests.faults.worker_main import AT_LEAST_ONCE_POINTS, POINTS
 from tests.services import Kafka
 
+SLOTS = ("a", "b", "c")
 RANDOM_KILLS = 8
 SEED = 7
 PAUSE_S = (0.3, 3.0)  # between two random kills
@@ -227,7 +228,7 @@ def test_a_zombie_that_is_not_fenced_is_noticed(kafka: Kafka, tmp_path: Path) ->
     assert "duplicated" in report.complaints, report
 
 
-def die_at_each(stream: Stream, points: Sequence[str], slots: Sequence[str] = ("a", "b", "c"), **options: object) -> None:
+def die_at_each(stream: Stream, points: Sequence[str], slots: Sequence[str] = SLOTS, **options: object) -> None:
     """Start a worker in each slot, one after the other, until one has died at every point."""
     left = [(point, 1 if "init" in point else 3 + number % 5) for number, point in enumerate(points)]
     running = {slot: stream.start(slot, die_at=left.pop(), **options) for slot in slots}

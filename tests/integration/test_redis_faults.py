@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from streamer.cache import NearCache, Payoff, RedisCache, connect
+from streamer.features import RedisFeatures
 from streamer.testing import PAUSE, Answers, Bench, ManualClock, Marker, serve
 from tests.echo import CachedEcho, Ping, ping
 from tests.services import Redis, start_redis
 
 POLLS, PER_POLL = 10, 20
-TIMEOUT_MS = 50
+TIMEOUT_MS = 150
 RESET_S = 1.2  # a little more than an open circuit waits before it tries again
 
 Step = Callable[[Redis], None]
@@ -166,6 +168,25 @@ def test_a_redis_that_only_refuses_to_write_still_answers(server: Redis, fault: 
         assert hits(run(cache)) == POLLS * PER_POLL
     finally:
         heal(server)
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen", "locked"])
+def test_features_are_gone_quietly_and_come_back(server: Redis, fault: str) -> None:
+    hurt, heal = FAULTS[fault]
+    with server.client() as client:
+        client.hset("streamer:features:echo:known", mapping={"bonus": "1"})
+    store = RedisFeatures(connect(server.url, TIMEOUT_MS), "echo")
+    hurt(server)
+    try:
+        with capture_logs() as logs:
+            assert [store.read_many(["known"]) for _ in range(20)] == [[{}]] * 20
+        assert len(logs) == 3, "an open circuit is not asked, and says nothing"
+    finally:
+        heal(server)
+    time.sleep(RESET_S)
+    with server.client() as client:
+        client.hset("streamer:features:echo:known", mapping={"bonus": "1"})
+    assert store.read_many(["known"]) == [{"bonus": 1.0}]
 
 
 def test_one_that_answers_too_late_never_answers_another_question(server: Redis) -> None:
