@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from types import FrameType
@@ -61,11 +62,20 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     parts = _parts(settings, worker, model, runner, clock, metrics, health)
     engine = Engine(parts, limits(settings), CommitPolicy(interval_s=settings.commit_interval_ms / 1000))
     _stop_on_signals(engine)
+    _quiet_garbage_collector()
     try:
         engine.run()
     finally:
         server.close()
     log.info("stopped: everything in flight is committed")
+
+
+def _quiet_garbage_collector() -> None:
+    """Collect rarely. Thousands of small live objects are in flight, none in cycles: by default Python walks them
+    all every 700 allocations, a quarter of the CPU per event of a small model."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def choose_device(wanted: str) -> torch.device:

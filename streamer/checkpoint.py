@@ -22,7 +22,8 @@ BACKOFF_S = (0.05, 1.0)
 class CommitPolicy(msgspec.Struct, frozen=True):
     """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`: back to
     back the broker is still completing the last, answers CONCURRENT_TRANSACTIONS, and all take ten times as
-    long. Under backlog it gathers for `interval_s`. One commit may take `timeout_s`."""
+    long. It never waits longer than `interval_s`, for which it gathers under backlog. One commit may take
+    `timeout_s`."""
 
     interval_s: float = 0.1
     gap_s: float = 0.005
@@ -149,9 +150,13 @@ class Checkpoint:
         now = self._clock.now()
         self._failures = self._refusals = 0
         self._ended = now
-        self._not_before = now + max(self._policy.gap_s, self._policy.rests * (now - self._began))
+        self._not_before = now + self._rest(now - self._began)
         self._metrics.transaction("committed")
         self._on_committed(items, now - self._began)
+
+    def _rest(self, took_s: float) -> float:
+        policy = self._policy
+        return max(policy.gap_s, min(policy.interval_s, policy.rests * took_s))
 
     def _failed(self, what: str, error: Wait) -> None:
         self._refusals = self._refusals + 1 if isinstance(error, Refused) else 0

@@ -3,6 +3,8 @@ and "next to read" in positions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,8 +12,6 @@ import msgspec
 from streamer.errors import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from streamer.ledger import Lane
 
 Headers = list[tuple[str, bytes]]
@@ -68,6 +68,9 @@ class Skipped(msgspec.Struct, frozen=True, gc=False):
 Outcome = Predicted | Rejected | Skipped
 
 
+NO_FEATURES: Mapping[str, float] = MappingProxyType({})
+
+
 class Item:
     """One record on its way through the engine; the only mutable value, owned by the owner thread.
 
@@ -82,7 +85,7 @@ class Item:
         self.record = record
         self.lane = lane
         self.event: Any = None
-        self.features: Mapping[str, float] = {}
+        self.features: Mapping[str, float] = NO_FEATURES
         self.cost = 1
         self.due: float | None = None
         self.cache_key: bytes | None = None

@@ -244,6 +244,7 @@ class AtLeastOnceSink:
             {
                 **COMMON,
                 "message.timeout.ms": "0",  # a broker that is down is waited for
+                "delivery.report.only.error": True,  # a callback for every message would be a cost for nothing
                 **config,
                 "error_cb": lambda error: log.warning("producer", error=error.str()),
                 "logger": logging.getLogger("librdkafka"),

@@ -99,6 +99,15 @@ def test_and_no_less_than_the_gap():
     assert setup.due_in() == pytest.approx(0.005)
 
 
+def test_but_no_longer_than_the_interval_after_a_slow_one():
+    setup = Setup()
+    setup.sink.seconds = 3.0
+    setup.add(0)
+    setup.commit()
+    setup.add(1)
+    assert setup.due_in() == pytest.approx(0.1)
+
+
 def test_under_backlog_outcomes_gather_for_the_interval():
     setup = Setup()
     setup.add(0)
