@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from schemas import dead_letters
 from streamer import headers
@@ -19,6 +20,10 @@ from streamer.worker import Worker
 
 ENVELOPE_BYTES_MAX = 2_048
 """More than the envelope and the headers of any message take, beside its answer."""
+
+
+PLAIN = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
+"""Errors of pydantic whose text says nothing of the event; those of a model's own validators may quote it."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -57,6 +62,7 @@ class JsonCodec:
 
     def __init__(self, worker: Worker[Any, Any], identity: Identity, clock: Clock, bytes_max: int) -> None:
         self._validate = worker.event.__pydantic_validator__.validate_json
+        self._fields = _field_names(worker.event)
         self._target = worker.target
         self._dead_letters = dead_letters(worker.source)
         self._identity = identity
@@ -80,8 +86,13 @@ class JsonCodec:
         for item in items:
             outcome = item.outcome
             if isinstance(outcome, Predicted):
-                messages.append(self._prediction(item, outcome, produced_at))
-            elif isinstance(outcome, Rejected):
+                message = self._prediction(item, outcome, produced_at)
+                if _size(message) <= self._bytes_max:
+                    messages.append(message)
+                    continue
+                # A long key stands in it twice. The broker would refuse it, and its partition would never move again.
+                outcome = item.outcome = Rejected(Reason.ANSWER_TOO_LARGE, "key and answer are too large", "Reject")
+            if isinstance(outcome, Rejected):
                 messages.append(self._dead_letter(item.record, outcome))
         return messages
 
@@ -96,7 +107,10 @@ class JsonCodec:
         try:
             item.event = self._validate(record.value)
         except ValidationError as error:
-            return _invalid(error)
+            return _invalid(error, self._fields)
+        except Exception as error:  # a validator of the event's model raised what pydantic does not catch
+            name = type(error).__name__
+            return Rejected(Reason.INVALID, f"the event's model raised {name}", name)
         return None
 
     def _prediction(self, item: Item, outcome: Predicted, produced_at: str) -> Message:
@@ -135,30 +149,50 @@ class JsonCodec:
             (headers.ATTEMPTS, str(attempts)),
         ]
         original = [(name, value) for name, value in record.headers or () if name != headers.ATTEMPTS]
-        value = record.value
+        key, value = record.key, record.value
         if record.size + ENVELOPE_BYTES_MAX + sum(len(v or b"") for _, v in original) > self._bytes_max:
             # The dead letter would be refused and block its partition for ever: send where the record is
             # instead, and its digest to know it by.
             digest = hashlib.sha256(value or b"").hexdigest()
             said += [(headers.VALUE_SHA256, digest), (headers.VALUE_BYTES, str(len(value or b"")))]
             original, value = [], None
+            if len(key or b"") + ENVELOPE_BYTES_MAX > self._bytes_max:
+                key = None
         return Message(
             topic=self._dead_letters,
             partition=record.partition,
-            key=record.key,
+            key=key,
             value=value,
             headers=original + [(name, text.encode()) for name, text in said],
         )
 
 
-def _invalid(error: ValidationError) -> Rejected:
+def _invalid(error: ValidationError, fields: frozenset[str]) -> Rejected:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # What is no field of ours is the producer's own text (an extra key, the key of a mapping), which may be anything.
+    where = ".".join(str(part) if isinstance(part, int) or part in fields else "*" for part in first["loc"])
+    what = first["msg"] if first["type"] in PLAIN else f"is refused by the event's model ({first['type']})"
     reason = Reason.NOT_JSON if first["type"] == "json_invalid" else Reason.INVALID
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    # A model may forbid extra keys; then `loc` is the producer's own text, which may be anything.
-    where = where if len(where) <= 100 else where[:100]
-    return Rejected(reason, f"{where}: {first['msg']}{more}" if where else first["msg"], type(error).__name__)
+    return Rejected(reason, f"{where}: {what}{more}" if where else what, type(error).__name__)
+
+
+def _field_names(model: type[BaseModel]) -> frozenset[str]:
+    """The names of all fields of a model and of the models in it, as its JSON has them."""
+    found: set[str] = set()
+    todo: list[Any] = [model.model_json_schema()]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            found.update(part.get("properties", ()))
+            todo += part.values()
+        elif isinstance(part, list):
+            todo += part
+    return frozenset(found)
+
+
+def _size(message: Message) -> int:
+    return len(message.value or b"") + len(message.key or b"") + sum(len(v or b"") for _, v in message.headers)
 
 
 def _trace(record_headers: Headers | None) -> Headers:

@@ -24,6 +24,7 @@ from streamer.ledger import Ledger
 from streamer.metrics import Metrics
 from streamer.ports import Cache, Codec, FeatureStore, Runner, Sink, Source
 from streamer.records import BatchResult, Item, Predicted, Rejected, Skipped
+from streamer.runner import rejection
 from streamer.sharing import Sharing
 from streamer.worker import Worker
 
@@ -102,11 +103,13 @@ class Engine:
             self.start()
             while not self._stopping:
                 self.step()
-        except Exit:
-            self._forget([*self._ledger.partitions()])  # leave the group at once, with nothing half done
-            self._parts.source.close()
+            self.drain(Deadline(self._parts.clock, self._limits.drain_s))
+        except BaseException as error:
+            # Nothing half done may be committed any more: the client calls `revoked` even while it is thrown away.
+            self._forget(self._ledger.partitions())
+            if isinstance(error, Exit):
+                self._parts.source.close()  # leave the group at once
             raise
-        self.drain(Deadline(self._parts.clock, self._limits.drain_s))
 
     def start(self) -> None:
         """Join the group."""
@@ -172,41 +175,59 @@ class Engine:
     def _counted(self, records: list[Any]) -> list[Any]:
         if records:
             self._parts.metrics.consumed(len(records))
-            self._read_at_ms = records[-1].timestamp_ms
+            self._read_at_ms = max(records[-1].timestamp_ms, 0) or self._parts.clock.time_ms()  # -1: it has none
         return records
 
     def _decode(self, items: list[Item]) -> list[Item]:
-        parts = self._parts
+        worker = self._parts.worker
         decoded = []
-        for item, rejected in zip(items, parts.codec.decode_many(items), strict=True):
+        for item, rejected in zip(items, self._parts.codec.decode_many(items), strict=True):
             if rejected is not None:
                 self._ledger.settle(item, rejected)
-            elif not parts.worker.accepts(item.event):
-                self._ledger.settle(item, Skipped())
-            else:
+                continue
+            try:
+                accepted = worker.accepts(item.event)
+                item.cost = int(worker.cost(item.event)) if accepted else 0
+            except Exception as error:  # as in the model: one bad event must never take the worker down
+                self._ledger.settle(item, rejection(error))
+                continue
+            if accepted:
                 decoded.append(item)
+            else:
+                self._ledger.settle(item, Skipped())
         return decoded
 
     def _read_features(self, items: list[Item]) -> list[Item]:
         worker = self._parts.worker
-        asking = [(item, key) for item in items if (key := worker.feature_key(item.event)) is not None]
+        asked, asking = [], []
+        for item in items:
+            try:
+                key = worker.feature_key(item.event)
+            except Exception as error:
+                self._ledger.settle(item, rejection(error))
+                continue
+            asked.append(item)
+            if key is not None:
+                asking.append((item, key))
         if asking:
             found = self._parts.features.read_many([key for _, key in asking])
             for (item, _), features in zip(asking, found, strict=True):
                 item.features = features
-        return items
+        return asked
 
     def _look_up(self, items: list[Item]) -> list[Item]:
         """Settle what the cache knows; let equal items wait for the one that is computed; return the rest."""
         parts = self._parts
-        keyed, rest = [], []
+        keyed: list[Item] = []
+        rest: list[Item] = []
         for item in items:
-            features = parts.worker.cache_key(item.event, item.features)
-            if features is None:
-                rest.append(item)
+            try:
+                features = parts.worker.cache_key(item.event, item.features)
+                item.cache_key = None if features is None else parts.content_key.of(features)
+            except Exception as error:  # also a number that is too large for the key's encoding
+                self._ledger.settle(item, rejection(error))
                 continue
-            item.cache_key = parts.content_key.of(features)
-            keyed.append(item)
+            (rest if item.cache_key is None else keyed).append(item)
         asked = [item for item in keyed if not self._follow(item)]
         hits = 0
         for item, answer in zip(asked, parts.cache.get_many([item.cache_key or b"" for item in asked]), strict=True):
@@ -234,8 +255,6 @@ class Engine:
             for item in items:
                 due = age_origin + item.record.timestamp_ms / 1000
                 item.due = due if due > now else None  # a backlog has missed its goal: it fills whole batches
-        for item in items:
-            item.cost = parts.worker.cost(item.event)
         parts.batcher.add(items, now)
 
     def _submit(self) -> None:

@@ -45,7 +45,7 @@ class Inference:
         except Exception as error:
             # One bad event must never take the worker down, so whatever the model raises is a rejection.
             if len(items) == 1:
-                return [_rejected(error)]
+                return [rejection(error)]
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # after out-of-memory, the halves need what the whole has fragmented
         half = len(items) // 2
@@ -96,7 +96,8 @@ def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
     return finite.tolist()
 
 
-def _rejected(error: Exception) -> Rejected:
+def rejection(error: Exception) -> Rejected:
+    """What to say of an event that the worker fails on."""
     name = type(error).__name__
     if isinstance(error, Reject):
         return Rejected(reason=error.reason, message=error.message, error=name)

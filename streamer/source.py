@@ -20,7 +20,7 @@ from confluent_kafka import (
 
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
 from streamer.ports import Rebalance
-from streamer.records import Positions, Record
+from streamer.records import Headers, Positions, Record
 
 log = structlog.get_logger(__name__)
 
@@ -178,7 +178,7 @@ class KafkaSource:
                     offset,
                     message.key(),
                     message.value(),
-                    message.headers(),
+                    _headers(message),
                     message.timestamp()[1],
                 )
             )
@@ -186,6 +186,8 @@ class KafkaSource:
 
     def _notice(self, message: Any) -> None:
         """What comes instead of a record: the end of a partition, a missing position, or a failure."""
+        if message.partition() >= 0 and message.partition() not in self._positions:
+            return  # said of a partition that was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()
         elif not self._begins(message):
@@ -253,6 +255,15 @@ class KafkaSource:
 
     def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
+
+
+def _headers(message: Any) -> Headers | None:
+    """Its headers; none when a name among them is no text, which the client fails on."""
+    try:
+        headers: Headers | None = message.headers()  # once only: after a failure it hands out half of them
+    except (SystemError, UnicodeDecodeError):
+        return None
+    return headers
 
 
 def _complain(error: KafkaError, topic: str) -> None:

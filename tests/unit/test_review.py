@@ -1,0 +1,190 @@
+"""What a fault may not do: block a partition for ever, be committed past, quote an event, or fill the memory."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from confluent_kafka import KafkaError
+from prometheus_client import CollectorRegistry
+from pydantic import model_validator
+
+from streamer.batcher import BatchPolicy
+from streamer.engine import Engine
+from streamer.errors import BadData
+from streamer.metrics import Metrics
+from streamer.models import Model
+from streamer.records import Predicted
+from streamer.source import KafkaSource
+from streamer.testing import Bench, FakeKafka, ManualClock, serve
+from streamer.testing.serving import build, records
+from tests.echo import CachedEcho, Echo, Ping, ping
+from tests.unit.test_codec import codec, decoded
+
+
+class Failing(CachedEcho):
+    """Each of its methods that the owner thread calls fails on the event that names it."""
+
+    def _fail(self, event: Ping, here: str) -> None:
+        if event.fault == here:
+            raise RuntimeError("a secret of the event")
+
+    def accepts(self, event: Ping) -> bool:
+        self._fail(event, "accepts")
+        return True
+
+    def cost(self, event: Ping) -> int:
+        self._fail(event, "cost")
+        return 1
+
+    def feature_key(self, event: Ping) -> str | None:
+        self._fail(event, "feature_key")
+        return None
+
+    def cache_key(self, event: Ping, features: Any) -> Any:
+        self._fail(event, "cache_key")
+        return (event.number, event.fault)
+
+
+@pytest.mark.parametrize("where", ["accepts", "cost", "feature_key", "cache_key"])
+def test_an_event_that_a_method_of_the_worker_fails_on_is_a_dead_letter(where: str) -> None:
+    answers = serve(Failing(), [ping(0), ping(1, fault=where), ping(1, fault=where), ping(2)])
+    assert [p.source.offset for p in answers.predictions] == [0, 3]
+    assert [(d.source.offset, d.reason, d.error) for d in answers.dead_letters] == [
+        (1, "model-error", "RuntimeError"),
+        (2, "model-error", "RuntimeError"),
+    ]
+    assert "secret" not in answers.dead_letters[0].message
+
+
+def test_a_number_too_large_for_a_cache_key_is_a_dead_letter() -> None:
+    answers = serve(CachedEcho(), [ping(0), ping(2**80), ping(2)])
+    assert [p.source.offset for p in answers.predictions] == [0, 2]
+
+
+class Strict(Ping):
+    scores: dict[str, int] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Strict:
+        if self.fault == "value":
+            raise ValueError(f"no good: {self.name}")
+        if self.fault == "key":
+            raise KeyError(self.name)
+        return self
+
+
+class StrictEcho(Echo):
+    event: ClassVar[type[Ping]] = Strict
+
+
+@pytest.mark.parametrize("fault", ["value", "key"])
+def test_a_validator_that_fails_costs_one_record_and_its_text_is_not_published(fault: str) -> None:
+    answers = serve(StrictEcho(), [ping(0), ping(1, name="private", fault=fault), ping(2)])
+    assert [p.source.offset for p in answers.predictions] == [0, 2]
+    (dead,) = answers.dead_letters
+    assert dead.reason == "invalid"
+    assert "private" not in dead.message
+
+
+def test_the_keys_of_a_mapping_are_not_published() -> None:
+    broken = ping(1).model_dump_json().encode()[:-1] + b',"scores":{"private@example.com":"x"}}'
+    (dead,) = serve(StrictEcho(), [broken]).dead_letters
+    assert dead.message.startswith("scores.*: ")
+
+
+def test_a_prediction_that_no_record_can_hold_for_its_key_is_a_dead_letter() -> None:
+    item = decoded(key=b"\xff" * 3_000)
+    item.outcome = Predicted(b'{"double": 2.0}', cached=False)
+    (message,) = codec(bytes_max=10_000).encode_many([item])
+    assert message.topic.startswith("dlq.")
+    assert message.key == item.record.key
+    assert dict(message.headers)["streamer-reason"] == b"answer-too-large"
+
+
+class Read:
+    """A message of the client."""
+
+    def __init__(self, partition: int, offset: int, code: int | None = None, names: Any = None) -> None:
+        self._partition, self._offset, self._code, self._names = partition, offset, code, names
+
+    def error(self) -> KafkaError | None:
+        return None if self._code is None else KafkaError(self._code)
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int | None:
+        return self._offset
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return b"v"
+
+    def timestamp(self) -> tuple[int, int]:
+        return 0, -1
+
+    def headers(self) -> Any:
+        if isinstance(self._names, Exception):
+            raise self._names
+        return self._names
+
+
+@pytest.fixture
+def source() -> KafkaSource:
+    made = KafkaSource({"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}, "source", "earliest")
+    made._positions = {0: 0}
+    return made
+
+
+def test_a_record_whose_header_names_are_no_text_is_read_without_them(source: KafkaSource) -> None:
+    broken = SystemError("returned a result with an exception set")  # what confluent-kafka 2.16 raises
+    (first, second) = source._take([Read(0, 0, names=broken), Read(0, 1, names=[("n", b"v")])])
+    assert (first.value, first.headers) == (b"v", None)
+    assert second.headers == [("n", b"v")]
+
+
+def test_what_is_said_of_a_partition_that_was_given_up_is_not_heard(source: KafkaSource) -> None:
+    gone = [Read(7, 5, KafkaError._PARTITION_EOF), Read(7, 5, KafkaError._AUTO_OFFSET_RESET)]
+    assert source._take(gone) == []
+    assert source._ends == {}
+
+
+def engine_of(worker: Echo, kafka: FakeKafka, bench: Bench) -> Engine:
+    clock = ManualClock()
+    metrics = Metrics(worker.name, "0", CollectorRegistry())
+    model = Model.none(worker.name)
+    return build(worker, kafka, bench, clock=clock, faults=iter(()), metrics=metrics, model=model)
+
+
+@pytest.mark.parametrize("error", [BadData, RuntimeError])
+def test_after_a_failure_while_draining_no_callback_commits_past_it(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Echo()
+    kafka = FakeKafka(records([ping(n) for n in range(8)], worker.source))
+    engine = engine_of(worker, kafka, Bench(batch=BatchPolicy(items_max=4), seconds=lambda batch: 1.0))
+
+    def observe(items: Any) -> None:
+        if not items:
+            return
+        monkeypatch.undo()
+        raise error("released, and published by nobody")
+
+    worker.accepts = lambda event: engine.stop() or True  # type: ignore[method-assign, func-returns-value]
+    monkeypatch.setattr(engine, "_release", lambda: None)  # nothing is released before the drain
+    step = engine.step
+
+    def once() -> None:
+        step()
+        monkeypatch.undo()
+        monkeypatch.setattr(engine._dead_letters, "observe", observe)
+
+    monkeypatch.setattr(engine, "step", once)
+    with pytest.raises(error):
+        engine.run()
+    engine.revoked([0])  # as the client calls it when it is thrown away
+    assert kafka.committed == {}
+    assert kafka.published == []
