@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 from types import FrameType
@@ -164,7 +165,7 @@ def _parts(
             settings.limits.record_bytes_max,
         ),
         cache=cache,
-        content_key=ContentKey(_secret(settings), worker.name, model.digest, worker.answer.__name__),
+        content_key=ContentKey(_secret(settings), worker.name, model.digest, _schema(worker)),
         features=features,
         batcher=Batcher(policy, costs),
         costs=costs,
@@ -174,6 +175,11 @@ def _parts(
         health=health,
         goal_s=policy.goal_s,
     )
+
+
+def _schema(worker: Worker[Any, Any]) -> str:
+    """What an answer looks like: after a change of it the cache must not give out answers of the old form."""
+    return json.dumps(worker.answer.model_json_schema(), sort_keys=True)
 
 
 def batch_policy(settings: Settings) -> BatchPolicy:

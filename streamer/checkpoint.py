@@ -56,6 +56,7 @@ class Checkpoint:
         self._metrics = metrics
         self._on_committed = on_committed
         self._items: list[Item] = []
+        self._bytes = 0
         self._positions: Positions = {}
         self._unclear = False
         self._not_before = 0.0
@@ -69,6 +70,11 @@ class Checkpoint:
         return len(self._items)
 
     @property
+    def bytes(self) -> int:
+        """Bytes of their keys and values."""
+        return self._bytes
+
+    @property
     def clear(self) -> bool:
         """Whether released items may be added."""
         return not self._unclear
@@ -79,6 +85,7 @@ class Checkpoint:
             return
         self._sink.write(self._codec.encode_many(items))
         self._items += items
+        self._bytes += sum(item.record.size for item in items)
         self._positions |= positions
 
     def due_in(self, now: float, backlog_items: int) -> float | None:
@@ -124,6 +131,7 @@ class Checkpoint:
         gone = set(partitions)
         self._sink.forget(partitions)
         self._items = [item for item in self._items if item.record.partition not in gone]
+        self._bytes = sum(item.record.size for item in self._items)
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
 
     def _resolve(self, deadline: Deadline) -> Positions:
@@ -146,7 +154,7 @@ class Checkpoint:
         return moved
 
     def _committed(self) -> None:
-        items, self._items, self._positions = self._items, [], {}
+        items, self._items, self._positions, self._bytes = self._items, [], {}, 0
         now = self._clock.now()
         self._failures = self._refusals = 0
         self._ended = now

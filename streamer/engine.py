@@ -6,7 +6,7 @@ blocks on what comes next and never spins: a busy loop would take the interprete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -133,7 +133,7 @@ class Engine:
     def drain(self, deadline: Deadline) -> None:
         """Finish what is in flight within the deadline, commit it, leave the group, give everything back."""
         self._draining = deadline  # leaving the group revokes what is left: within the same deadline
-        self._finish(deadline)
+        self._finish(deadline, self._stay)
         self._parts.health.left()
         self._parts.source.close()
         self._parts.runner.close(deadline)
@@ -307,7 +307,7 @@ class Engine:
         """How many records may be read now: bounded in flight, and not far ahead of the runner."""
         limits = self._limits
         in_flight = len(self._ledger) + len(self._checkpoint)
-        if self._ledger.bytes >= limits.in_flight_bytes_max or not self._checkpoint.clear:
+        if self._ledger.bytes + self._checkpoint.bytes >= limits.in_flight_bytes_max or not self._checkpoint.clear:
             return 0
         return max(0, min(limits.poll_max, limits.in_flight_max - in_flight, self._ahead()))
 
@@ -340,11 +340,18 @@ class Engine:
     def _commit_wait(self, now: float) -> float | None:
         return self._checkpoint.due_in(now, self._limits.poll_max)
 
-    def _finish(self, deadline: Deadline) -> None:
+    def _stay(self) -> None:
+        """Serve the group, so that a rebalance (the other replicas stop too) does not refuse every commit."""
+        if self._parts.clock.now() - self._served >= BEAT_S:
+            self._served = self._parts.clock.now()
+            self._parts.source.poll(0, 0)
+
+    def _finish(self, deadline: Deadline, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Compute, release and commit what is in flight; give up what the deadline does not allow."""
         parts = self._parts
         parts.batcher.drain()
         while not deadline.passed() and (len(self._ledger) or len(self._checkpoint) or not self._checkpoint.clear):
+            meanwhile()
             self._submit()
             for result in parts.runner.finished(min(BEAT_S, deadline.left())):
                 self._settle(result)

@@ -16,6 +16,9 @@ from streamer.errors import Internal, Reason, Reject, Temporary
 from streamer.records import Batch, BatchResult, Item, Predicted, Rejected
 from streamer.worker import Tensors, Worker
 
+STUCK_S = 600.0
+"""A batch takes seconds; one that takes this long never ends, and only a new process helps."""
+
 Answered = Predicted | Rejected
 
 NOT_FINITE = Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
@@ -117,6 +120,7 @@ class ThreadRunner:
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
         self._out = 0
+        self._heard = 0.0
         self._thread = threading.Thread(target=self._serve, name="runner", daemon=True)
 
     def start(self) -> None:
@@ -129,6 +133,8 @@ class ThreadRunner:
     def submit(self, batch: Batch) -> None:
         if self._out >= self.slots:
             raise Internal(f"the runner has {self._out} batches out and takes no more")
+        if not self._out:
+            self._heard = time.monotonic()
         self._out += 1
         self._inbox.put(batch)
 
@@ -138,7 +144,10 @@ class ThreadRunner:
             try:
                 result = self._outbox.get(timeout=timeout_s) if timeout_s > 0 else self._outbox.get_nowait()
             except queue.Empty:
+                if time.monotonic() - self._heard > STUCK_S:
+                    raise Temporary(f"the model has not come back for {STUCK_S:.0f} s; start again") from None
                 break
+            self._heard = time.monotonic()
             if isinstance(result, BaseException):
                 raise result
             self._out -= 1

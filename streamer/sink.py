@@ -12,7 +12,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
-from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
+from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
 from streamer.ports import Source
 from streamer.records import Message, Positions
 
@@ -40,6 +40,8 @@ CURES: Mapping[int, str] = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
     KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower limits.record_bytes_max",
 }
+UNSENT = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+"""What the client itself refuses, before anything is sent: no doubt about what happened."""
 POLL_S = 0.05
 
 
@@ -62,6 +64,8 @@ def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
         metadata = producer.list_topics(topic, timeout=deadline.left(at_least=0.1)).topics[topic]
     except KafkaException as error:
         raise Wait(f"partitions of {topic}: {error.args[0].str()}") from error
+    if metadata.error is not None and metadata.error.code() not in CURES:
+        raise Wait(f"partitions of {topic}: {metadata.error.str()}")  # its leader is being elected, say
     if metadata.error is not None or not metadata.partitions:
         raise Refused(f"topic {topic}: {metadata.error or 'no partitions'}; {CURES[KafkaError._UNKNOWN_TOPIC]}")
     return len(metadata.partitions)
@@ -82,6 +86,15 @@ def _produce(producer: Any, message: Message, partition: int, deadline: Deadline
             if deadline.passed():
                 raise Wait("the producer's queue is full") from error
             producer.poll(POLL_S)
+
+
+def _made(make: MakeProducer, config: dict[str, Any]) -> Any:
+    try:
+        return make(config)
+    except KafkaException as error:
+        said = error.args[0]
+        kind = BadConfig if said.code() == KafkaError._INVALID_ARG else Temporary
+        raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
 
 
 def _in_time(call: Callable[[], None], timeout_s: float) -> None:
@@ -180,7 +193,7 @@ class TransactionalSink:
         if self._producer is not None:
             self._producer.purge()
         self._producer = None
-        producer = self._make_producer(self._config)
+        producer = _made(self._make_producer, self._config)
         try:
             producer.init_transactions(deadline.left(at_least=0.5))
         except KafkaException as error:
@@ -208,7 +221,7 @@ class TransactionalSink:
                 f"another process uses this replica's transactional id {self._config['transactional.id']}; "
                 "give each replica its own kafka.slot"
             )
-        if error.txn_requires_abort():
+        if error.txn_requires_abort() or error.code() in UNSENT:
             self._abort(said, deadline, error.code())
         raise Unclear(said)
 
@@ -218,6 +231,7 @@ class TransactionalSink:
             self._producer.abort_transaction(deadline.left(at_least=0.5))
         except KafkaException as error:
             raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
+        self._producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
         if code in CURES:
             raise Refused(f"{said}; {CURES[code]}")
         raise Aborted(said)
@@ -240,7 +254,8 @@ class AtLeastOnceSink:
         clock: Clock,
         make_producer: MakeProducer = Producer,
     ) -> None:
-        self._producer = make_producer(
+        self._producer = _made(
+            make_producer,
             {
                 **COMMON,
                 "message.timeout.ms": "0",  # a broker that is down is waited for
@@ -248,7 +263,7 @@ class AtLeastOnceSink:
                 **config,
                 "error_cb": lambda error: log.warning("producer", error=error.str()),
                 "logger": logging.getLogger("librdkafka"),
-            }
+            },
         )
         self._source = source
         self._clock = clock
@@ -258,12 +273,13 @@ class AtLeastOnceSink:
 
     def write(self, messages: Sequence[Message]) -> None:
         self._unsent += messages
-        self._send(Deadline(self._clock, 1.0))
+        try:
+            self._send(Deadline(self._clock, 1.0))
+        except Wait as error:
+            log.warning("sink waits", error=str(error))
 
     def commit(self, positions: Positions, deadline: Deadline) -> None:
         self._send(deadline)
-        if self._unsent:
-            raise Wait("the broker does not take messages now")
         if waiting := self._producer.flush(deadline.left(at_least=0.01)):
             raise Wait(f"{waiting} messages are not acknowledged yet")
         if self._refused:
@@ -288,11 +304,16 @@ class AtLeastOnceSink:
                 partition = self._partitions.of(self._producer, message, deadline)
                 _produce(self._producer, message, partition, deadline, on_delivery=self._on_delivery(message))
                 sent += 1
-        except Wait as error:
-            log.warning("sink waits", error=str(error))
+        except KafkaException as error:
+            said = error.args[0]
+            if said.fatal() or said.code() == KafkaError._FATAL:
+                raise Temporary(f"the producer cannot go on: {said.str()}; start the process again") from error
+            if said.code() in CURES:
+                raise Refused(f"cannot send: {said.str()}; {CURES[said.code()]}") from error
+            raise Wait(f"cannot send: {said.str()}") from error
         finally:
             del self._unsent[:sent]
-        self._producer.poll(0)
+            self._producer.poll(0)
 
     def _on_delivery(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
         def delivered(error: KafkaError | None, _: Any) -> None:

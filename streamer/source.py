@@ -68,7 +68,10 @@ class KafkaSource:
     def __init__(self, client: Mapping[str, str], topic: str, start: str) -> None:
         classic = {} if client.get("group.protocol") == "consumer" else CLASSIC
         config: dict[str, Any] = {**DEFAULTS, **classic, **client}
-        self._consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
+        try:
+            self._consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
+        except KafkaException as error:
+            raise BadConfig(f"[kafka.client] is not accepted: {error.args[0].str()}") from error
         self._topic = topic
         self._start = START[start]
         self._rebalance: Rebalance | None = None
@@ -217,6 +220,7 @@ class KafkaSource:
         try:
             committed = self.committed(partitions, COMMITTED_TIMEOUT_S) if partitions else {}
             starts = {partition: committed.get(partition, self._start) for partition in partitions}
+            starts |= self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END])
         except Wait as error:
             log.warning("cannot read committed offsets on assignment; the client asks again", error=str(error))
             starts = dict.fromkeys(partitions, OFFSET_STORED)
@@ -227,6 +231,22 @@ class KafkaSource:
         log.info("partitions assigned", partitions=partitions)
         if self._rebalance:
             self._rebalance.assigned(partitions)
+
+    def _ends_to_start_at(self, partitions: Sequence[int]) -> Positions:
+        """Where these end now, committed at once: else a replica that takes over before the first commit would
+        start at the end of its own time, and what came in between would never be read."""
+        ends = {}
+        try:
+            for tp in self._topic_partitions(partitions):
+                _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=COMMITTED_TIMEOUT_S)
+        except KafkaException as error:
+            raise Wait(f"the end of {self._topic}: {error.args[0].str()}") from error
+        if ends:
+            try:
+                self.commit(ends)
+            except Wait as error:
+                log.warning("cannot commit where this group starts", error=str(error))
+        return ends
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         partitions = [tp.partition for tp in revoked]

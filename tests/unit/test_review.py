@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import KafkaError
+import torch
+from confluent_kafka import KafkaError, TopicPartition
 from prometheus_client import CollectorRegistry
 from pydantic import model_validator
 
 from streamer.batcher import BatchPolicy
-from streamer.engine import Engine
-from streamer.errors import BadData
+from streamer.clock import Deadline
+from streamer.engine import Engine, Limits
+from streamer.errors import Aborted, BadConfig, BadData, Refused, Temporary, Wait
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Predicted
+from streamer.records import Batch, Message, Predicted
+from streamer.runner import Inference, ThreadRunner
+from streamer.sink import AtLeastOnceSink
 from streamer.source import KafkaSource
-from streamer.testing import Bench, FakeKafka, ManualClock, serve
+from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records
 from tests.echo import CachedEcho, Echo, Ping, ping
 from tests.unit.test_codec import codec, decoded
+from tests.unit.test_sink import Setup, at_least_once
+from tests.unit.test_sink import error as said
 
 
 class Failing(CachedEcho):
@@ -188,3 +195,123 @@ def test_after_a_failure_while_draining_no_callback_commits_past_it(
     engine.revoked([0])  # as the client calls it when it is thrown away
     assert kafka.committed == {}
     assert kafka.published == []
+
+
+def test_a_rebalance_elsewhere_does_not_hold_up_a_drain() -> None:
+    worker = Echo()
+    kafka = FakeKafka(records([ping(n) for n in range(4)], worker.source))
+    engine = engine_of(worker, kafka, Bench())
+    parts = engine._parts
+    poll, commit, served = parts.source.poll, parts.sink.commit, []
+
+    def watched_poll(records_max: int, timeout_s: float) -> Any:
+        served.append(records_max == 0)
+        return poll(records_max, timeout_s)
+
+    def refusing_commit(positions: Any, deadline: Deadline) -> None:
+        if not any(served):  # the generation is that of the last poll
+            raise Aborted("Specified group generation id is not valid")
+        commit(positions, deadline)
+
+    parts.source.poll, parts.sink.commit = watched_poll, refusing_commit  # type: ignore[method-assign]
+    engine.start()
+    while kafka.unread():
+        engine.step()
+    before = parts.clock.now()
+    engine.drain(Deadline(parts.clock, 25.0))
+    assert kafka.committed == {0: 4}
+    assert parts.clock.now() - before < 2.0
+
+
+def test_bytes_that_wait_for_a_commit_are_bounded_too() -> None:
+    worker = Echo()
+    script = [ping(n, name="n" * 1_000) for n in range(50)]
+    kafka = FakeKafka(records(script, worker.source))
+    engine = engine_of(worker, kafka, Bench(limits=Limits(in_flight_bytes_max=5_000, poll_max=1)))
+
+    def refusing_commit(positions: Any, deadline: Deadline) -> None:
+        raise Aborted("no coordinator")
+
+    engine._parts.sink.commit = refusing_commit  # type: ignore[method-assign]
+    engine.start()
+    for _ in range(100):
+        engine.step()
+    assert 0 < engine._checkpoint.bytes < 10_000
+    engine._forget([0])
+    assert engine._checkpoint.bytes == 0
+
+
+@pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION])
+def test_what_the_client_itself_refuses_is_a_refusal_and_not_unclear(code: int) -> None:
+    setup = Setup(produce=said(code))
+    setup.write()
+    with pytest.raises(Refused):
+        setup.commit()
+    assert "abort" in setup.producers[0].calls
+
+
+def test_a_line_that_was_disturbed_under_an_abort_gets_a_new_producer() -> None:
+    setup = Setup(produce=said(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True))
+    setup.write()
+    setup.plan["poll"] = lambda producer: producer.config["error_cb"](KafkaError(KafkaError._TRANSPORT))
+    with pytest.raises(Aborted):
+        setup.commit()
+    setup.commit()
+    assert len(setup.producers) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (said(KafkaError._FATAL, fatal=True), Temporary),
+        (said(KafkaError.MSG_SIZE_TOO_LARGE), Refused),
+        (said(KafkaError._STATE), Wait),
+    ],
+)
+def test_at_least_once_says_what_the_client_refuses(error: Exception, kind: type[Exception]) -> None:
+    sink, _, kafka = at_least_once({})
+    sink._unsent = [Message("target", 0, b"k", b"v", [])]
+    sink._producer.plan["produce"] = error
+    with pytest.raises(kind) as caught:
+        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    assert type(caught.value) is kind
+    assert kafka.committed == {}
+
+
+def test_at_least_once_names_a_missing_topic() -> None:
+    sink, _, _ = at_least_once({})
+    sink.write([Message("gone", 0, b"k", b"v", [])])
+    with pytest.raises(Refused, match="streamer topics apply"):
+        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+
+
+def test_a_setting_that_the_client_does_not_take_is_named() -> None:
+    broken = {"bootstrap.servers": "127.0.0.1:1", "socket.timeout.ms": "abc"}
+    clock = ManualClock()
+    with pytest.raises(BadConfig, match=r"socket\.timeout\.ms"):
+        KafkaSource({**broken, "group.id": "g"}, "source", "earliest")
+    with pytest.raises(BadConfig, match=r"socket\.timeout\.ms"):
+        AtLeastOnceSink(broken, FakeSource(FakeKafka([]), clock), clock)
+
+
+def test_a_group_that_starts_at_the_end_commits_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[Any] = []
+    source = KafkaSource({"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}, "source", "latest")
+    client: Any = SimpleNamespace(
+        get_watermark_offsets=lambda tp, timeout: (3, 7 + tp.partition),
+        commit=lambda offsets, asynchronous: committed.append(offsets) or offsets,  # type: ignore[func-returns-value]
+        incremental_assign=lambda assigned: None,
+    )
+    monkeypatch.setattr(source, "committed", lambda partitions, timeout_s: {0: 5})
+    source._consumer = client
+    source._on_assign(client, [TopicPartition("source", 0), TopicPartition("source", 1)])
+    assert source._positions == {0: 5, 1: 8}
+    assert [(tp.partition, tp.offset) for tp in committed.pop()] == [(1, 8)]
+
+
+def test_a_model_that_never_comes_back_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.runner.STUCK_S", 0.0)
+    runner = ThreadRunner(Inference(Echo(), torch.device("cpu"), 1_000))  # its thread is not started
+    runner.submit(Batch([], "full", 1, 0.0))
+    with pytest.raises(Temporary, match="has not come back"):
+        runner.finished(0.01)
