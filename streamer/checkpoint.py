@@ -15,7 +15,7 @@ from streamer.records import Item, Positions
 
 log = structlog.get_logger(__name__)
 
-REFUSALS_MAX = 5
+REFUSALS_MAX = 10  # over five seconds of growing pauses: an election of leaders is no missing topic
 BACKOFF_S = (0.05, 1.0)
 
 

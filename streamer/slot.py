@@ -29,7 +29,9 @@ def take(group: str) -> str:
         folder.mkdir(mode=0o700, exist_ok=True)
         for number in range(SLOTS_MAX):
             # A bare descriptor, never closed: the lock lives to the end of the process.
-            lock = os.open(folder / f"{group}.{number}.lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            lock = os.open(
+                folder / f"{group.replace('/', '_')}.{number}.lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600
+            )
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
