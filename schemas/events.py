@@ -38,4 +38,3 @@ class Event(BaseModel):
             pydantic.ValidationError: the row does not fit.
         """
         return cls.model_validate_strings({**row, "event_id": event_id, "occurred_at": occurred_at})
-

@@ -74,9 +74,7 @@ class LeadEvent(Event):
         known = {name: text for name, text in row.items() if text != "unknown"}
         if known.get("pdays") == "-1":
             del known["pdays"]
-        return super().from_row(
-            {"lead_id": event_id, **known}, event_id=event_id, occurred_at=occurred_at
-        )
+        return super().from_row({"lead_id": event_id, **known}, event_id=event_id, occurred_at=occurred_at)
 
 
 class LeadScore(BaseModel):
