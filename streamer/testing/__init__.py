@@ -25,7 +25,7 @@ from streamer.testing.fakes import (
     ManualClock,
     Marker,
 )
-from streamer.testing.serving import Answers, Bench, build, published, records, run_to_end, serve
+from streamer.testing.serving import Answers, Bench, live, published, records, serve
 
 __all__ = [
     "CRASH",
@@ -44,9 +44,8 @@ __all__ = [
     "Fault",
     "ManualClock",
     "Marker",
-    "build",
+    "live",
     "published",
     "records",
-    "run_to_end",
     "serve",
 ]

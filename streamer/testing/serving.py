@@ -90,20 +90,22 @@ def serve(worker: Worker[Any, Any], script: Iterable[Entry], bench: Bench | None
     worker.load(model, torch.device("cpu"))
     kafka = FakeKafka(records(script, worker.source))
     registry = CollectorRegistry()
-    metrics = Metrics(worker.name, model.version, registry)
-    faults = iter(bench.faults)
-    clock = ManualClock()
-    while True:
-        engine = build(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
-        try:
-            run_to_end(engine, kafka, clock)
-            break
-        except Crash:
-            continue
+    live(worker, kafka, bench, model, Metrics(worker.name, model.version, registry))
     skipped = registry.get_sample_value(
         "streamer_messages_produced_total", {"worker": worker.name, "outcome": "skipped"}
     )
     return Answers(*published(worker, kafka.published), skipped=int(skipped or 0))
+
+
+def live(worker: Worker[Any, Any], kafka: FakeKafka, bench: Bench, model: Model, metrics: Metrics) -> None:
+    """Every life of the process, one after each crash, to the end of the script."""
+    clock, faults = ManualClock(), iter(bench.faults)
+    while True:
+        engine = build(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
+        try:
+            return run_to_end(engine, kafka, clock)
+        except Crash:
+            continue
 
 
 def build(

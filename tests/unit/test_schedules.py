@@ -17,7 +17,7 @@ from streamer.engine import Limits
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.records import Record
-from streamer.testing import Bench, Crash, FakeKafka, Fault, ManualClock, Marker, build, published, run_to_end
+from streamer.testing import Bench, FakeKafka, Fault, ManualClock, Marker, live, published
 from tests.echo import CachedEcho, Echo, ping
 
 PARTITIONS = 3
@@ -79,19 +79,6 @@ def lay_out(schedule):
     return script, expected
 
 
-def live(worker, kafka, bench):
-    """Every life of the process, to the end of the script."""
-    metrics = Metrics(worker.name, "0", CollectorRegistry())
-    clock, faults, model = ManualClock(), iter(bench.faults), Model.none(worker.name)
-    while True:
-        engine = build(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
-        try:
-            run_to_end(engine, kafka, clock)
-            return
-        except Crash:
-            continue
-
-
 def check(worker, kafka, expected):
     predictions, dead = published(worker, kafka.published)
     answered = {(p.source.partition, p.source.offset): p.answer.double for p in predictions}
@@ -119,5 +106,5 @@ def test_every_record_gets_exactly_one_outcome_in_order(schedule, bench, cached)
     script, expected = lay_out(schedule)
     worker = CachedEcho() if cached else Echo()
     kafka = FakeKafka(script)
-    live(worker, kafka, bench)
+    live(worker, kafka, bench, Model.none(worker.name), Metrics(worker.name, "0", CollectorRegistry()))
     check(worker, kafka, expected)
