@@ -189,7 +189,8 @@ class KafkaSource:
 
     def _notice(self, message: Any) -> None:
         """What comes instead of a record: the end of a partition, a missing position, or a failure."""
-        if message.partition() >= 0 and message.partition() not in self._positions:
+        # What is said of the group has no topic, whatever its partition looks like.
+        if message.topic() is not None and message.partition() not in self._positions:
             return  # said of a partition that was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()

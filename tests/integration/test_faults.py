@@ -79,7 +79,15 @@ def test_a_broker_restart_is_waited_for(kafka: Kafka, tmp_path: Path, end: Calla
     with Stream(kafka, tmp_path) as stream:
         workers = [stream.start("a"), stream.start("b")]
         stream.answer(ANSWERS)
+        # The only broker must not die between acknowledging a commit and writing its marks: Kafka 4.4.0 then leaves
+        # that transaction open for ever, in about half of the tries with a bare producer that does nothing more.
+        # So the workers stand still, wherever they are in a transaction, while the broker ends what it has promised.
+        for worker in workers:
+            worker.signal(signal.SIGSTOP)
+        time.sleep(1)
         end(kafka)
+        for worker in workers:
+            worker.signal(signal.SIGCONT)
         time.sleep(2)
         kafka.start()
         stream.answer(2 * ANSWERS)

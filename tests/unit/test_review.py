@@ -112,8 +112,14 @@ def test_a_prediction_that_no_record_can_hold_for_its_key_is_a_dead_letter() -> 
 class Read:
     """A message of the client."""
 
-    def __init__(self, partition: int, offset: int, code: int | None = None, names: Any = None) -> None:
+    def __init__(
+        self, partition: int, offset: int, code: int | None = None, names: Any = None, topic: str | None = "source"
+    ) -> None:
         self._partition, self._offset, self._code, self._names = partition, offset, code, names
+        self._topic = topic
+
+    def topic(self) -> str | None:
+        return self._topic
 
     def error(self) -> KafkaError | None:
         return None if self._code is None else KafkaError(self._code)
@@ -157,6 +163,11 @@ def test_what_is_said_of_a_partition_that_was_given_up_is_not_heard(source: Kafk
     gone = [Read(7, 5, KafkaError._PARTITION_EOF), Read(7, 5, KafkaError._AUTO_OFFSET_RESET)]
     assert source._take(gone) == []
     assert source._ends == {}
+
+
+def test_what_is_said_of_the_group_is_heard_whatever_its_partition(source: KafkaSource) -> None:
+    with pytest.raises(BadConfig, match=r"session\.timeout\.ms"):
+        source._take([Read(7, 5, KafkaError.INVALID_SESSION_TIMEOUT, topic=None)])
 
 
 def engine_of(worker: Echo, kafka: FakeKafka, bench: Bench) -> Engine:
