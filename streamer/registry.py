@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from schemas import dead_letters
 from streamer.errors import BadConfig, Usage
 from streamer.worker import Worker
 
@@ -87,6 +88,9 @@ def _checked(module: ModuleType, class_name: str, wanted: str) -> type[Worker[An
         raise Usage(f"{wanted}: there is no worker class {class_name!r}; there is {', '.join(here) or 'none'}")
     if missing := [name for name in REQUIRED if not hasattr(found, name)]:
         raise BadConfig(f"{wanted}: class {class_name} does not say its {', '.join(missing)}")
+    if found.target in (found.source, dead_letters(found.source)):
+        what = "the topic it reads" if found.target == found.source else "that of its dead letters"
+        raise BadConfig(f"{wanted}: target {found.target} is {what}; name another")
     return found
 
 

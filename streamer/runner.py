@@ -5,7 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,8 +108,15 @@ def rejection(error: Exception) -> Rejected:
         return Rejected(reason=error.reason, message=error.message, error=name)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return Rejected(reason=Reason.OUT_OF_MEMORY, message="no memory even for this event alone", error=name)
-    # The text of a foreign exception may quote the event; headers and logs must not.
-    return Rejected(reason=Reason.MODEL_ERROR, message=f"the worker raised {name}", error=name)
+    # The text of a foreign exception may quote the event; headers and logs must not. Its line quotes nothing.
+    return Rejected(reason=Reason.MODEL_ERROR, message=f"the worker raised {name}{_place(error)}", error=name)
+
+
+def _place(error: Exception) -> str:
+    """Where in the worker's file it was raised or what it called there failed; empty when that is not known."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f" in {own[-1].name}, line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
 
 
 class ThreadRunner:

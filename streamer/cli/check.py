@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -65,17 +66,19 @@ def _all(chosen: Settings, name: str) -> Iterator[Finding]:
     except Exit as error:
         yield Finding("worker", FAILED, str(error), error.code)
         return
-    yield Finding("worker", OK, f"{found.__module__}:{found.__name__}")
-    yield _guarded("schema", lambda: _schema(found))
+    # A file's module has a name of ours, which says nothing to its author.
+    yield Finding("worker", OK, name if ".py:" in name else f"{found.__module__}:{found.__name__}")
+    schema = _guarded("schema", lambda: _schema(found))
+    yield schema
     model = _guarded("model", lambda: _model(chosen, worker))
     yield model
-    if model.result == OK:
+    if schema.result == model.result == OK:
         yield _guarded("dry run", lambda: _dry_run(chosen, worker))
     client = kafka.admin(chosen)
     broker = _guarded("broker", lambda: _broker(client, chosen))
     yield broker
     if broker.result == OK:
-        yield from _topics(client, chosen, found)
+        yield from _topics(client, chosen, found, name)
     yield _guarded("cache", lambda: _cache(chosen))
 
 
@@ -139,12 +142,12 @@ def _broker(client: Any, chosen: Settings) -> str:
     return f"{chosen.kafka.bootstrap_servers}, {len(brokers)} in the cluster"
 
 
-def _topics(client: Any, chosen: Settings, worker: Any) -> Iterator[Finding]:
+def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[Finding]:
     source, target, dead = worker.source, worker.target, dead_letters(worker.source)
     counts = kafka.counts(client, chosen, [source, target, dead])
     for topic, count in counts.items():
         if count is None:
-            cure = f"make it: streamer topics apply {worker.name}"
+            cure = f"make it: streamer topics apply {shlex.quote(name)}"
             yield Finding("topic", FAILED, f"{topic} is not there; {cure}", Unreachable.code)
         elif counts[source] not in (None, count):
             seen = f"{topic} has {count} partitions, {source} has {counts[source]}"

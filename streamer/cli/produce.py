@@ -142,7 +142,8 @@ def _row(number: int, make: Callable[[], Event]) -> Row:
         return Row(number, make(), "")
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)
-        return Row(number, None, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong[:3]))
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        return Row(number, None, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong[:3]) + more)
 
 
 def _each(rows: Iterator[Row], limit: int | None, send: Callable[[Event], None]) -> tuple[int, int]:

@@ -98,6 +98,8 @@ def replay(
 ) -> None:
     """Send dead letters back to their source topic. What was sent is never sent again, whatever the filter.
 
+    One that fails again is a new dead letter, with one attempt more.
+
     Key, value and headers are those of the original record. The sending and the note of it are one transaction,
     so a replay that is interrupted is simply started again.
 
@@ -110,7 +112,10 @@ def replay(
         counts = session.replay(wanted, attempts_max, limit)
     finally:
         session.close()
-    print_rows([{"what": what, "reason": reason, "count": n} for (what, reason), n in sorted(counts.items())])
+    names = {REPLAYED: "would replay"} if dry_run else {}
+    print_rows(
+        [{"what": names.get(what, what), "reason": reason, "count": n} for (what, reason), n in sorted(counts.items())]
+    )
     sent = sum(count for (what, _), count in counts.items() if what == REPLAYED)
     print(f"{'would send' if dry_run else 'sent'} {sent} of {sum(counts.values())} dead letters")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,8 @@ def test_bad_rows_are_told_by_number_and_the_rest_is_read(tmp_path: Path) -> Non
     assert [row.number for row in rows] == [1, 2, 3, 4]
     assert [bool(row.event) for row in rows] == [True, False, True, False]
     assert rows[1].problem.startswith("age: ")
+    (tmp_path / "few.csv").write_text("age\n30\n")
+    assert re.search(r" \(and \d+ more\)$", next(produce.read(tmp_path / "few.csv", LeadEvent)).problem)
     assert "another number of cells than the 15" in rows[3].problem
 
 

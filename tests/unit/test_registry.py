@@ -26,6 +26,12 @@ class Mine(Worker[LeadEvent, LeadScore]):
 class Half(Worker[LeadEvent, LeadScore]):
     name = "half"
     source = "a"
+
+class Loop(Mine):
+    target = "a"
+
+class Dead(Mine):
+    target = "dlq.a"
 """
 
 
@@ -71,9 +77,11 @@ def test_a_file_does_not_replace_the_module_of_its_name(folder: Path) -> None:
     [
         ("nowhere.py:Mine", Usage, "there is no file nowhere.py"),
         ("nowhere:Mine", Usage, "there is no module 'nowhere'"),
-        ("mine:Nobody", Usage, "no worker class 'Nobody'; there is Mine, Half"),
+        ("mine:Nobody", Usage, "no worker class 'Nobody'; there is Mine, Half, Loop, Dead"),
         ("mine:EVENTS", Usage, "no worker class 'EVENTS'"),
         ("mine:Half", BadConfig, "class Half does not say its target, event, answer, example"),
+        ("mine:Loop", BadConfig, "target a is the topic it reads"),
+        ("mine:Dead", BadConfig, "target dlq.a is that of its dead letters"),
         ("broken:Mine", BadConfig, "needs no_such_library, which is not installed"),
         ("broken.py:Mine", BadConfig, "cannot be imported: ModuleNotFoundError"),
         ("loud.py:Mine", BadConfig, "cannot be imported: RuntimeError: at import"),

@@ -23,6 +23,21 @@ def run(worker, count=4, bytes_max=1000, **faults):
     return Inference(worker, torch.device("cpu"), bytes_max).run(items(count, **faults))
 
 
+def test_a_failure_names_its_line_in_the_worker_and_not_its_text():
+    class Typo(Echo):
+        def decode(self, events, outputs):
+            return outputs["no such output"]
+
+    class Deep(Echo):
+        def decode(self, events, outputs):
+            return torch.tensor([1]).reshape(5).tolist()
+
+    for worker in (Typo(), Deep()):
+        rejected = run(worker, 1)[0]
+        line = worker.decode.__func__.__code__.co_firstlineno + 1
+        assert rejected.message == f"the worker raised {rejected.error} in decode, line {line} of test_runner.py"
+
+
 def test_answers_are_json_in_order():
     assert run(Echo(), 3) == [Predicted(b'{"double":%d.0}' % (2 * n), cached=False) for n in range(3)]
 
