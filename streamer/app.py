@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 from types import FrameType
 from typing import Any
 
+import msgspec
 import structlog
 import torch
 from prometheus_client import CollectorRegistry
@@ -19,10 +19,14 @@ from streamer.cache import ContentKey, NearCache, Payoff, RedisCache, connect
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Clock, Deadline, SystemClock
 from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
+from streamer.committer import ThreadCommitter
 from streamer.config import client_config
+from streamer.device import bound_memory
 from streamer.engine import Engine, Limits, Parts
 from streamer.errors import BadConfig, Refused, Unreachable, Wait
 from streamer.features import NoFeatures, RedisFeatures
+from streamer.garbage import QuietCollector
+from streamer.graphs import worth_recording
 from streamer.health import Health, HealthServer
 from streamer.ledger import Lane
 from streamer.metrics import Metrics
@@ -49,6 +53,7 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     """
     clock = SystemClock()
     device = choose_device(settings.device)
+    bound_memory(device, settings.gpu.memory_max)
     torch.set_num_threads(1)  # a worker scales by replicas; more threads would fight over the cores they share
     model = load(settings, worker, device)
     health = Health()
@@ -57,26 +62,22 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     server.start()
     structlog.contextvars.bind_contextvars(worker=worker.name, model_version=model.version)
     runner, inference = _runner(settings, worker, device)
+    metrics.watch(inference.stopwatch)
     warm_up(worker, inference)
+    graphs = record_graphs(worker, inference, batch_policy(settings))
     health.warm()
-    log.info("model is warm", device=str(device), digest=model.digest[:12], http_port=server.port)
+    log.info("model is warm", device=str(device), digest=model.digest[:12], http_port=server.port, graphs=graphs)
+    garbage = QuietCollector()
     parts = _parts(settings, worker, model, runner, clock, metrics, health)
-    engine = Engine(parts, limits(settings), CommitPolicy(interval_s=settings.commit_interval_ms / 1000))
+    parts = msgspec.structs.replace(parts, garbage=garbage)
+    engine = Engine(parts, limits(settings), commit_policy(settings))
     _stop_on_signals(engine)
-    _quiet_garbage_collector()
+    garbage.start()
     try:
         engine.run()
     finally:
         server.close()
     log.info("stopped: everything in flight is committed")
-
-
-def _quiet_garbage_collector() -> None:
-    """Collect rarely. Thousands of small live objects are in flight, none in cycles: by default Python walks them
-    all every 700 allocations, a quarter of the CPU per event of a small model."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -88,9 +89,12 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type != "cuda":
+        return device
+    index = device.index or 0
+    if index >= torch.cuda.device_count():
         raise BadConfig(f"device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; set device to cpu or auto")
-    return device
+    return torch.device("cuda", index)
 
 
 def load(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> Model:
@@ -115,6 +119,11 @@ def warm_up(worker: Worker[Any, Any], inference: Inference) -> None:
             raise BadConfig(f"{worker.name} does not answer its own example: {first.reason}, {first.message}")
 
 
+def record_graphs(worker: Worker[Any, Any], inference: Inference, policy: BatchPolicy) -> int:
+    """Let the device record the runs that come again and again, if the worker and the device can; how many it has."""
+    return inference.record(worth_recording(worker, policy))
+
+
 def limits(settings: Settings) -> Limits:
     """The engine's bounds."""
     return Limits(
@@ -124,6 +133,14 @@ def limits(settings: Settings) -> Limits:
         dead_run_max=settings.dead_letters.run_max,
         drain_s=settings.drain_s,
     )
+
+
+def commit_policy(settings: Settings) -> CommitPolicy:
+    """When to commit. At-least-once publishes before it commits, so there is no hurry to."""
+    interval_s = settings.commit_interval_ms / 1000
+    if settings.delivery == "at_least_once":
+        return CommitPolicy(interval_s=interval_s, gap_s=interval_s)
+    return CommitPolicy(interval_s=interval_s)
 
 
 def _example(worker: Worker[Any, Any]) -> Item:
@@ -158,6 +175,7 @@ def _parts(
         worker=worker,
         source=source,
         sink=_sink(settings, group, worker.source, source, clock),
+        committer=ThreadCommitter(clock),
         codec=JsonCodec(
             worker,
             Identity(worker.name, model.version, model.digest, group),

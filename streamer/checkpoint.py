@@ -10,13 +10,16 @@ import structlog
 from streamer.clock import Clock, Deadline
 from streamer.errors import Refused, Unclear, Unreachable, Wait
 from streamer.metrics import Metrics
-from streamer.ports import Codec, OnCommitted, Sink, Source
-from streamer.records import Item, Positions
+from streamer.ports import Codec, Committer, OnCommitted, Sink, Source
+from streamer.records import Item, Positions, Released
 
 log = structlog.get_logger(__name__)
 
 REFUSALS_MAX = 10  # over five seconds of growing pauses: an election of leaders is no missing topic
 BACKOFF_S = (0.05, 1.0)
+LOOK_S = 0.003
+"""How soon to look whether a commit that is out has ended."""
+WAIT_S = 0.1
 
 
 class CommitPolicy(msgspec.Struct, frozen=True):
@@ -31,77 +34,87 @@ class CommitPolicy(msgspec.Struct, frozen=True):
     timeout_s: float = 10.0
 
 
+class CheckpointParts(msgspec.Struct, frozen=True):
+    """What a checkpoint drives."""
+
+    source: Source
+    sink: Sink
+    committer: Committer
+    codec: Codec
+    clock: Clock
+    metrics: Metrics
+
+
+class Begun(msgspec.Struct):
+    """What one commit is about, from its begin until it is known to have happened."""
+
+    items: list[Item]
+    positions: Positions
+    size: int
+    at: float
+
+
 class Checkpoint:
-    """The outcomes that are released and not durable yet.
+    """The outcomes that are released and not durable yet: those that gather, and those of the commit that is out.
 
     A commit that fails keeps them: the same messages are written again, without a second run on the GPU.
-    While one is unclear nothing may be added, so that what it was about stays exactly what it was.
+    While one is unclear nothing may be added, so that what is in doubt stays little.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        sink: Sink,
-        codec: Codec,
-        clock: Clock,
-        policy: CommitPolicy,
-        metrics: Metrics,
-        on_committed: OnCommitted,
-    ) -> None:
-        self._source = source
-        self._sink = sink
-        self._codec = codec
-        self._clock = clock
+    def __init__(self, parts: CheckpointParts, policy: CommitPolicy, on_committed: OnCommitted) -> None:
+        self._parts = parts
         self._policy = policy
-        self._metrics = metrics
         self._on_committed = on_committed
-        self._items: list[Item] = []
-        self._bytes = 0
-        self._positions: Positions = {}
+        self._gathered = Begun([], {}, 0, 0.0)
+        self._begun: Begun | None = None
+        self._out = False
         self._unclear = False
         self._not_before = 0.0
-        self._began = 0.0
         self._ended = 0.0
         self._failures = 0
         self._refusals = 0
 
     def __len__(self) -> int:
         """Records that are answered and not durable."""
-        return len(self._items)
+        return len(self._gathered.items) + (len(self._begun.items) if self._begun else 0)
 
     @property
     def bytes(self) -> int:
         """Bytes of their keys and values."""
-        return self._bytes
+        return self._gathered.size + (self._begun.size if self._begun else 0)
 
     @property
     def clear(self) -> bool:
         """Whether released items may be added."""
         return not self._unclear
 
-    def add(self, items: Sequence[Item], positions: Positions) -> None:
-        """Take released items, in order, and the positions after them."""
-        if not items:
-            return
-        self._sink.write(self._codec.encode_many(items))
-        self._items += items
-        self._bytes += sum(item.record.size for item in items)
-        self._positions |= positions
+    def add(self, released: Sequence[Released]) -> None:
+        """Take what a ledger released, in order."""
+        gathered = self._gathered
+        for run in released:
+            self._parts.sink.write(self._parts.codec.encode_many(run.items))
+            gathered.items += run.items
+            gathered.positions[run.partition] = run.position
+            gathered.size += run.size
 
     def due_in(self, now: float, backlog_items: int) -> float | None:
-        """Seconds until the next commit should begin, 0 or less for now; None when nothing is to be committed.
+        """Seconds until there is something to do: a commit to begin, or one that is out to be looked after; 0 or
+        less for now; None when nothing is to be committed.
 
         `backlog_items`: how many items make it worth to gather for the whole interval.
         """
-        if not self._positions and self.clear:
+        if self._out:
+            return LOOK_S
+        if not self._gathered.positions and not self._begun and self.clear:
             return None
         at = self._not_before
-        if len(self._items) >= backlog_items:
+        if len(self._gathered.items) >= backlog_items:
             at = max(at, self._ended + self._policy.interval_s)
         return at - now
 
-    def commit(self, deadline: Deadline) -> Positions:
-        """Commit everything added. Never raises for what time may cure: it is tried again at the next call.
+    def begin(self, deadline: Deadline) -> Positions:
+        """Begin to commit everything added; `look` says how it ended. Never raises for what time may cure: it is
+        tried again at the next call.
 
         Returns the positions of partitions that somebody else has moved: the engine must forget them and
         read on from there. Empty nearly always.
@@ -110,68 +123,128 @@ class Checkpoint:
             Exit: no further try will help.
         """
         moved: Positions = {}
-        self._began = self._clock.now()
         try:
             if self._unclear:
                 moved = self._resolve(deadline)
-            if self._positions:
-                self._sink.commit(self._positions, deadline)
-                self._committed()
-        except Unclear as error:
-            self._unclear = True
-            self._metrics.transaction("unclear")
-            self._failed("the outcome of a commit is unclear", error)
+            begun = self._take()
+            if begun.positions:
+                self._parts.committer.start(self._parts.sink.begin(begun.positions, deadline), deadline)
+                self._out = True
         except Wait as error:
-            self._metrics.transaction("aborted")
-            self._failed("a commit did not happen", error)
+            self._failed(error)
+        return moved
+
+    def look(self, timeout_s: float = 0.0) -> None:
+        """Note the end of a commit that is out; waits up to `timeout_s` for it.
+
+        Raises:
+            Exit: no further try will help.
+        """
+        if not self._out:
+            return
+        ended = True
+        try:
+            ended = self._parts.committer.ended(timeout_s)
+        except Wait as error:
+            self._failed(error)
+        else:
+            if ended:
+                self._committed()
+        finally:
+            self._out = not ended
+
+    def wait(self) -> None:
+        """Let a commit that is out end, which its deadline bounds: nothing may change under it."""
+        while self._out:
+            self.look(WAIT_S)
+
+    def commit(self, deadline: Deadline) -> Positions:
+        """Commit everything added, and wait for the end of it: `begin`, in one piece."""
+        self.wait()
+        moved = self.begin(deadline)
+        self.wait()
         return moved
 
     def forget(self, partitions: Sequence[int]) -> None:
-        """Drop what belongs to partitions that are no longer ours."""
-        gone = set(partitions)
-        self._sink.forget(partitions)
-        self._items = [item for item in self._items if item.record.partition not in gone]
-        self._bytes = sum(item.record.size for item in self._items)
-        self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
+        """Drop what belongs to partitions that are no longer ours, once a commit that is out has ended.
+
+        Raises:
+            Exit: how it ended.
+        """
+        try:
+            self.wait()
+        finally:
+            gone = set(partitions)
+            self._parts.sink.forget(partitions)
+            self._gathered = _without(self._gathered, gone)
+            self._begun = _without(self._begun, gone) if self._begun else None
+
+    def _take(self) -> Begun:
+        """What the next commit is about: all that gathered, after what the last one did not get done."""
+        gathered, self._gathered = self._gathered, Begun([], {}, 0, 0.0)
+        if self._begun:
+            gathered.items = self._begun.items + gathered.items
+            gathered.positions = self._begun.positions | gathered.positions
+            gathered.size += self._begun.size
+        gathered.at = self._parts.clock.now()
+        self._begun = gathered if gathered.positions else None
+        return gathered
 
     def _resolve(self, deadline: Deadline) -> Positions:
         """Decide what an unclear commit did: a transaction is whole, so one partition at its new position
         says that all of it happened."""
-        self._sink.recover(deadline)
-        asked = list(self._positions)  # none, when all it was about has been given up since
-        committed = self._source.committed(asked, deadline.left(at_least=0.5)) if asked else {}
+        self._parts.sink.recover(deadline)
+        positions = self._begun.positions if self._begun else {}  # none, when all of them have been given up since
+        committed = self._parts.source.committed(list(positions), deadline.left(at_least=0.5)) if positions else {}
         self._unclear = False
-        if any(committed.get(p) == offset for p, offset in self._positions.items()):
+        if any(committed.get(p) == offset for p, offset in positions.items()):
             log.info("an unclear commit had happened")
-            self._sink.forget(list(self._positions))
             self._committed()
             return {}
         log.info("an unclear commit had not happened; it is written again")
-        moved = {p: committed[p] for p, offset in self._positions.items() if committed.get(p, -1) > offset}
+        moved = {p: committed[p] for p, offset in positions.items() if committed.get(p, -1) > offset}
         if moved:
             log.warning("somebody else has committed beyond this replica", positions=moved)
             self.forget(list(moved))
         return moved
 
     def _committed(self) -> None:
-        items, self._items, self._positions, self._bytes = self._items, [], {}, 0
-        now = self._clock.now()
+        begun, self._begun = self._begun, None
+        self._parts.sink.confirm()
         self._failures = self._refusals = 0
-        self._ended = now
-        self._not_before = now + self._rest(now - self._began)
-        self._metrics.transaction("committed")
-        self._on_committed(items, now - self._began)
+        self._ended = now = self._parts.clock.now()
+        if begun is None:
+            return
+        self._not_before = now + self._rest(now - begun.at)
+        self._parts.metrics.transaction("committed")
+        self._on_committed(begun.items, now - begun.at)
 
     def _rest(self, took_s: float) -> float:
         policy = self._policy
         return max(policy.gap_s, min(policy.interval_s, policy.rests * took_s))
 
-    def _failed(self, what: str, error: Wait) -> None:
+    def _failed(self, error: Wait) -> None:
+        if isinstance(error, Unclear):
+            self._unclear = True
+            result, what = "unclear", "the outcome of a commit is unclear"
+        else:
+            result, what = "aborted", "a commit did not happen"
+        self._parts.metrics.transaction(result)
         self._refusals = self._refusals + 1 if isinstance(error, Refused) else 0
         if self._refusals >= REFUSALS_MAX:
             raise Unreachable(str(error)) from error
         first_s, most_s = BACKOFF_S
         pause_s = min(most_s, first_s * 2 ** min(self._failures, 10))
         self._failures += 1
-        self._not_before = self._clock.now() + pause_s
+        self._not_before = self._parts.clock.now() + pause_s
         log.warning(what, error=str(error), again_in_s=pause_s)
+
+
+def _without(begun: Begun, gone: set[int]) -> Begun:
+    items = [item for item in begun.items if item.record.partition not in gone]
+    return Begun(
+        items,
+        {p: offset for p, offset in begun.positions.items() if p not in gone},
+        sum(item.record.size for item in items),
+        begun.at,
+    )

@@ -8,7 +8,7 @@ import structlog
 
 from streamer import headers
 from streamer.errors import BadData
-from streamer.records import Item, Rejected
+from streamer.records import Item, Rejected, Released
 
 log = structlog.get_logger(__name__)
 
@@ -47,23 +47,34 @@ class DeadLetterLimits:
         self._run_max = run_max
         self._seen: dict[int, tuple[float, float, int]] = {}  # partition -> records, dead among them, dead in a row
 
-    def observe(self, items: Sequence[Item]) -> None:
-        """Count released items.
+    def observe(self, run: Released) -> None:
+        """Count what a partition released, and log what is dead among it.
 
         Raises:
             BadData: a limit is passed; none of these items has been published.
         """
-        for item in items:
-            partition = item.record.partition
-            seen, dead, run = self._seen.get(partition, (0.0, 0.0, 0))
+        if not (rejected := run.rejected):
+            seen, dead, _ = self._seen.get(run.partition, (0.0, 0.0, 0))
+            seen += len(run.items)
+            while seen > self.WINDOW:
+                seen, dead = seen / 2, dead / 2
+            self._seen[run.partition] = (seen, dead, 0)
+            return
+        self._observe_each(run)
+        log_reasons(rejected)
+
+    def _observe_each(self, run: Released) -> None:
+        seen, dead, in_row = self._seen.get(run.partition, (0.0, 0.0, 0))
+        for item in run.items:
             if seen >= self.WINDOW:
                 seen, dead = seen / 2, dead / 2
+            seen += 1
             if isinstance(item.outcome, Rejected):
-                dead, run = dead + 1, run + 1
-                self._check(item, item.outcome, seen + 1, dead, run)
+                dead, in_row = dead + 1, in_row + 1
+                self._check(item, item.outcome, seen, dead, in_row)
             else:
-                run = 0
-            self._seen[partition] = (seen + 1, dead, run)
+                in_row = 0
+        self._seen[run.partition] = (seen, dead, in_row)
 
     def forget(self, partitions: Sequence[int]) -> None:
         """Start again with partitions that may come back."""

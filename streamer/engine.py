@@ -7,25 +7,26 @@ blocks on what comes next and never spins: a busy loop would take the interprete
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import structlog
 
-from streamer import dead_letters
 from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
-from streamer.checkpoint import Checkpoint, CommitPolicy
+from streamer.checkpoint import Checkpoint, CheckpointParts, CommitPolicy
 from streamer.clock import Clock, Deadline
 from streamer.dead_letters import DeadLetterLimits
 from streamer.errors import Exit
+from streamer.garbage import Garbage, LeaveGarbage
 from streamer.health import Health
+from streamer.intake import Intake, IntakeParts
 from streamer.ledger import Ledger
 from streamer.metrics import Metrics
-from streamer.ports import Cache, Codec, FeatureStore, Runner, Sink, Source
-from streamer.records import BatchResult, Item, Predicted, Rejected, Skipped
-from streamer.runner import rejection
-from streamer.sharing import Sharing
+from streamer.ports import Cache, Codec, Committer, FeatureStore, Runner, Sink, Source
+from streamer.records import BatchResult, Item, Positions
+from streamer.stopwatch import Stopwatch
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,18 @@ BEAT_S = 0.1  # the longest wait with nothing to do: how late a stop signal may 
 POLL_EVERY_S = 0.01  # while a batch runs: cache hits and free slots are served this soon
 SERVE_GROUP_S = 1.0  # without room for records the group is still served this often
 LAG_EVERY_S = 1.0
+STAGES = (
+    "poll",
+    "open",
+    "decode",
+    "features",
+    "look up",
+    "batch",
+    "wait for the device",
+    "settle",
+    "release",
+    "commit",
+)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -41,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True):
     `DEAD_WINDOW` records, or `dead_run_max` in a row, stop the worker instead of draining the topic."""
 
     poll_max: int = 1_000
-    in_flight_max: int = 20_000
+    in_flight_max: int = 50_000
     in_flight_bytes_max: int = 64 << 20
     dead_ratio_max: float = 0.5
     dead_run_max: int = 1_000
@@ -56,6 +69,7 @@ class Parts(msgspec.Struct, frozen=True):
     worker: Worker[Any, Any]
     source: Source
     sink: Sink
+    committer: Committer
     codec: Codec
     cache: Cache
     content_key: ContentKey
@@ -67,6 +81,7 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     health: Health
     goal_s: float | None = None
+    garbage: Garbage = LeaveGarbage()
 
 
 class Engine:
@@ -78,10 +93,17 @@ class Engine:
         self._commit_timeout_s = policy.timeout_s
         self._ledger = Ledger()
         self._checkpoint = Checkpoint(
-            parts.source, parts.sink, parts.codec, parts.clock, policy, parts.metrics, self._on_committed
+            CheckpointParts(parts.source, parts.sink, parts.committer, parts.codec, parts.clock, parts.metrics),
+            policy,
+            self._on_committed,
         )
-        self._sharing = Sharing()
+        self._intake = Intake(
+            IntakeParts(parts.worker, parts.codec, parts.features, parts.cache, parts.content_key, parts.metrics),
+            self._ledger,
+        )
         self._dead_letters = DeadLetterLimits(limits.dead_ratio_max, limits.dead_run_max)
+        self._stopwatch = Stopwatch(parts.clock.now, *STAGES)
+        parts.metrics.watch(self._stopwatch)
         self._stopping = False
         self._draining: Deadline | None = None
         self._served = parts.clock.now()
@@ -106,7 +128,8 @@ class Engine:
             self.drain(Deadline(self._parts.clock, self._limits.drain_s))
         except BaseException as error:
             # Nothing half done may be committed any more: the client calls `revoked` even while it is thrown away.
-            self._forget(self._ledger.partitions())
+            with suppress(Exit):  # of a commit that was out: this error came first
+                self._forget(self._ledger.partitions())
             if isinstance(error, Exit):
                 self._parts.source.close()  # leave the group at once
             raise
@@ -117,17 +140,31 @@ class Engine:
 
     def step(self) -> None:
         """One turn: what has come in, through to what is due to be committed."""
-        items = self._ledger.open(self._poll())
-        items = self._decode(items)
-        items = self._read_features(items)
-        items = self._look_up(items)
+        lap = self._stopwatch.lap
+        self._stopwatch.start()
+        records = self._poll()
+        lap("poll")
+        items = self._ledger.open(records)
+        lap("open")
+        items = self._intake.decode(items)
+        lap("decode")
+        items = self._intake.read_features(items)
+        lap("features")
+        items = self._intake.look_up(items)
+        lap("look up")
         self._enqueue(items)
         self._submit()
-        for result in self._parts.runner.finished(self._patience(busy=bool(items))):
+        lap("batch")
+        results = self._parts.runner.finished(self._patience(busy=bool(items)))
+        lap("wait for the device")
+        for result in results:
             self._settle(result)
         self._submit()
+        lap("settle")
         self._release()
+        lap("release")
         self._commit_if_due()
+        lap("commit")
         self._observe()
 
     def drain(self, deadline: Deadline) -> None:
@@ -178,75 +215,6 @@ class Engine:
             self._read_at_ms = max(records[-1].timestamp_ms, 0) or self._parts.clock.time_ms()  # -1: it has none
         return records
 
-    def _decode(self, items: list[Item]) -> list[Item]:
-        worker = self._parts.worker
-        decoded = []
-        for item, rejected in zip(items, self._parts.codec.decode_many(items), strict=True):
-            if rejected is not None:
-                self._ledger.settle(item, rejected)
-                continue
-            try:
-                accepted = worker.accepts(item.event)
-                item.cost = int(worker.cost(item.event)) if accepted else 0
-            except Exception as error:  # as in the model: one bad event must never take the worker down
-                self._ledger.settle(item, rejection(error))
-                continue
-            if accepted:
-                decoded.append(item)
-            else:
-                self._ledger.settle(item, Skipped())
-        return decoded
-
-    def _read_features(self, items: list[Item]) -> list[Item]:
-        worker = self._parts.worker
-        asked, asking = [], []
-        for item in items:
-            try:
-                key = worker.feature_key(item.event)
-            except Exception as error:
-                self._ledger.settle(item, rejection(error))
-                continue
-            asked.append(item)
-            if key is not None:
-                asking.append((item, key))
-        if asking:
-            found = self._parts.features.read_many([key for _, key in asking])
-            for (item, _), features in zip(asking, found, strict=True):
-                item.features = features
-        return asked
-
-    def _look_up(self, items: list[Item]) -> list[Item]:
-        """Settle what the cache knows; let equal items wait for the one that is computed; return the rest."""
-        parts = self._parts
-        keyed: list[Item] = []
-        rest: list[Item] = []
-        for item in items:
-            try:
-                features = parts.worker.cache_key(item.event, item.features)
-                item.cache_key = None if features is None else parts.content_key.of(features)
-            except Exception as error:  # also a number that is too large for the key's encoding
-                self._ledger.settle(item, rejection(error))
-                continue
-            (rest if item.cache_key is None else keyed).append(item)
-        asked = [item for item in keyed if not self._follow(item)]
-        hits = 0
-        for item, answer in zip(asked, parts.cache.get_many([item.cache_key or b"" for item in asked]), strict=True):
-            if answer is not None:
-                hits += 1
-                self._ledger.settle(item, Predicted(answer, cached=True))
-            elif not self._follow(item):  # an equal item of this very poll may have come first
-                self._sharing.lead(item)
-                rest.append(item)
-        if keyed:
-            parts.metrics.cache(hits, len(asked) - hits, len(keyed) - len(asked), 0)
-        return rest
-
-    def _follow(self, item: Item) -> bool:
-        found = self._sharing.follow(item)
-        if isinstance(found, Predicted):
-            self._ledger.settle(item, found)
-        return bool(found)
-
     def _enqueue(self, items: Sequence[Item]) -> None:
         parts = self._parts
         now = parts.clock.now()
@@ -273,30 +241,25 @@ class Engine:
         items = result.batch.items
         self._parts.costs.observe(len(items), result.batch.cost, result.seconds)
         self._parts.metrics.batch(result, result.batch.waited_s)
-        for item, outcome in zip(items, result.outcomes, strict=True):
-            self._ledger.settle(item, outcome)
-            followers = self._sharing.answered(item, outcome)
-            if isinstance(outcome, Rejected):
-                self._enqueue(followers)
-                continue
-            for follower in followers:
-                self._ledger.settle(follower, Predicted(outcome.answer, cached=True))
+        self._ledger.settle_all(items, result.outcomes)
+        self._enqueue(self._intake.share(items, result.outcomes))
 
     def _release(self) -> None:
         if not self._checkpoint.clear:
             return
-        items = self._ledger.release()
-        self._dead_letters.observe(items)
-        dead_letters.log_reasons(items)
-        self._checkpoint.add(items, self._ledger.positions())
+        released = self._ledger.release()
+        for run in released:
+            self._dead_letters.observe(run)
+        self._checkpoint.add(released)
 
     def _commit_if_due(self) -> None:
+        self._checkpoint.look()
         wait_s = self._commit_wait(self._parts.clock.now())
         if wait_s is not None and wait_s <= 0:
-            self._commit(Deadline(self._parts.clock, self._commit_timeout_s))
+            self._go_on_from(self._checkpoint.begin(Deadline(self._parts.clock, self._commit_timeout_s)))
 
-    def _commit(self, deadline: Deadline) -> None:
-        moved = self._checkpoint.commit(deadline)
+    def _go_on_from(self, moved: Positions) -> None:
+        """Let go of partitions that somebody else has moved, and read on from there."""
         if moved:
             self._forget(list(moved))
             self._parts.source.rewind(moved)
@@ -359,7 +322,7 @@ class Engine:
             if not (parts.runner.out() or len(parts.batcher)):
                 wait_s = self._commit_wait(parts.clock.now()) or 0.0
                 parts.clock.sleep(min(max(0.0, wait_s), deadline.left()))
-                self._commit(deadline)
+                self._go_on_from(self._checkpoint.commit(deadline))
             parts.health.beat()
         parts.batcher.refill()
         if left := len(self._ledger) + len(self._checkpoint):
@@ -369,18 +332,11 @@ class Engine:
         self._ledger.forget(partitions)
         self._checkpoint.forget(partitions)
         self._dead_letters.forget(partitions)
-        self._sharing.forget()
+        self._intake.forget()
 
     def _on_committed(self, items: Sequence[Item], seconds: float) -> None:
         parts = self._parts
-        answers = []
-        for item in items:
-            outcome = item.outcome
-            if item.cache_key is not None and isinstance(outcome, Predicted) and not outcome.cached:
-                answers.append((item.cache_key, outcome.answer))
-                self._sharing.end(item)
-        if answers:
-            parts.cache.put_many(answers)
+        self._intake.remember(items)
         parts.metrics.committed(items, parts.clock.time_ms(), seconds)
 
     def _observe(self) -> None:
@@ -389,7 +345,9 @@ class Engine:
         now = parts.clock.now()
         if now - self._lag_at >= LAG_EVERY_S:
             self._lag_at = now
-            parts.metrics.depth(len(parts.batcher), len(self._ledger) + len(self._checkpoint))
+            in_flight = len(self._ledger) + len(self._checkpoint)
+            parts.garbage.collect(now, in_flight)
+            parts.metrics.depth(len(parts.batcher), in_flight)
             state, errors = parts.cache.circuit()
             parts.metrics.circuit(state)
             parts.metrics.cache(0, 0, 0, errors - self._cache_errors)

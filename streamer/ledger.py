@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from streamer.errors import Internal
-from streamer.records import Item, Outcome, Positions, Record
+from streamer.records import Item, Outcome, Record, Released
 
 
 class Lane:
@@ -20,13 +22,47 @@ class Lane:
     makes an answer for a partition that was given up harmless.
     """
 
-    __slots__ = ("gone", "items", "opened", "partition")
+    __slots__ = ("gone", "items", "opened", "partition", "sizes")
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.items: deque[Item] = deque()
+        self.sizes: deque[tuple[int, int]] = deque()  # of each run that was opened: its last offset and its bytes
         self.opened = -1
         self.gone = False
+
+    def open(self, records: Sequence[Record]) -> list[Item]:
+        """Append records, whose offsets must grow.
+
+        Raises:
+            Internal: they do not.
+        """
+        last = self.opened
+        for record in records:
+            if record.offset <= last:
+                raise Internal(
+                    f"offset {record.offset} of partition {self.partition} came after {last}: "
+                    "the source must hand out growing offsets"
+                )
+            last = record.offset
+        self.opened = last
+        self.sizes.append((last, sum([len(record.value or b"") + len(record.key or b"") for record in records])))
+        items = [Item(record, self) for record in records]
+        self.items.extend(items)
+        return items
+
+    def release(self) -> list[Item]:
+        """Take out the settled items with nothing open before them."""
+        items = self.items
+        open_at = (at for at, item in enumerate(items) if item.outcome is None)
+        return [items.popleft() for _ in range(next(open_at, len(items)))]
+
+    def released_bytes(self, position: int) -> int:
+        """Bytes of the runs that ended before this position and were not told of yet."""
+        size = 0
+        while self.sizes and self.sizes[0][0] < position:
+            size += self.sizes.popleft()[1]
+        return size
 
 
 class Ledger:
@@ -36,7 +72,6 @@ class Ledger:
         self._lanes: dict[int, Lane] = {}
         self._count = 0
         self._bytes = 0
-        self._positions: Positions = {}
 
     def __len__(self) -> int:
         """Records that are open."""
@@ -44,7 +79,7 @@ class Ledger:
 
     @property
     def bytes(self) -> int:
-        """Bytes of keys and values that are open."""
+        """Bytes of keys and values that are open; of those that were opened together, until the last is released."""
         return self._bytes
 
     def open(self, records: Iterable[Record]) -> list[Item]:
@@ -53,23 +88,15 @@ class Ledger:
         Raises:
             Internal: an offset does not grow within its partition.
         """
-        items = []
-        for record in records:
-            lane = self._lanes.get(record.partition)
+        opened: list[Item] = []
+        for partition, run in groupby(records, attrgetter("partition")):
+            lane = self._lanes.get(partition)
             if lane is None:
-                lane = self._lanes[record.partition] = Lane(record.partition)
-            if record.offset <= lane.opened:
-                raise Internal(
-                    f"offset {record.offset} of partition {record.partition} came after {lane.opened}: "
-                    "the source must hand out growing offsets"
-                )
-            lane.opened = record.offset
-            item = Item(record, lane)
-            lane.items.append(item)
-            items.append(item)
-            self._bytes += record.size
-        self._count += len(items)
-        return items
+                lane = self._lanes[partition] = Lane(partition)
+            opened += lane.open(list(run))
+            self._bytes += lane.sizes[-1][1]
+        self._count += len(opened)
+        return opened
 
     def settle(self, item: Item, outcome: Outcome) -> None:
         """Give an item its one outcome.
@@ -81,25 +108,27 @@ class Ledger:
             raise Internal(f"offset {item.record.offset} of partition {item.record.partition} was settled twice")
         item.outcome = outcome
 
-    def release(self) -> list[Item]:
-        """Take out what is settled with nothing open before it, in arrival order per partition."""
-        released: list[Item] = []
-        for lane in self._lanes.values():
-            items = lane.items
-            before = len(released)
-            while items and items[0].outcome is not None:
-                item = items.popleft()
-                self._bytes -= item.record.size
-                released.append(item)
-            if len(released) > before:
-                self._positions[lane.partition] = released[-1].record.offset + 1
-        self._count -= len(released)
-        return released
+    def settle_all(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+        """Give each item its one outcome.
 
-    def positions(self) -> Positions:
-        """The position after the last released record of every partition released from since the last call."""
-        positions, self._positions = self._positions, {}
-        return positions
+        Raises:
+            Internal: one of them has one already.
+        """
+        for item, outcome in zip(items, outcomes, strict=True):
+            if item.outcome is not None:
+                self.settle(item, outcome)  # says which
+            item.outcome = outcome
+
+    def release(self) -> list[Released]:
+        """Take out what is settled with nothing open before it, in arrival order per partition."""
+        found = []
+        for lane in self._lanes.values():
+            if items := lane.release():
+                size = lane.released_bytes(items[-1].record.offset + 1)
+                self._count -= len(items)
+                self._bytes -= size
+                found.append(Released(lane.partition, items, size))
+        return found
 
     def partitions(self) -> list[int]:
         """The partitions that records were opened of."""
@@ -109,10 +138,9 @@ class Ledger:
         """Drop the lanes of partitions that were given up; what was in flight for them no longer counts."""
         for partition in partitions:
             lane = self._lanes.pop(partition, None)
-            self._positions.pop(partition, None)
             if lane is None:
                 continue
             lane.gone = True
             self._count -= len(lane.items)
-            self._bytes -= sum(item.record.size for item in lane.items)
+            self._bytes -= sum(size for _, size in lane.sizes)
             lane.items.clear()

@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from streamer.records import BatchResult, Item, Predicted, Rejected
+from streamer.records import BatchResult, Item, Predicted, Rejected, Skipped
+from streamer.stopwatch import Stopwatch
 
 LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600)
 """An event may be milliseconds old, or an hour in a backlog."""
 STEP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+OUTCOMES: Mapping[type, str] = {Predicted: "ok", Rejected: "dlq", Skipped: "skipped"}
 CIRCUIT = {"closed": 0, "half-open": 1, "open": 2}
 
 
@@ -52,6 +53,23 @@ class BulkHistogram(Collector):
             [(name, float(count)) for name, count in zip(names, counts.cumsum(), strict=True)],
             total,
         )
+        yield family
+
+
+class StageSeconds(Collector):
+    """A counter of seconds by stage, read from stopwatches when it is asked for."""
+
+    def __init__(self, name: str, help_text: str, worker: str) -> None:
+        self._name = name
+        self._help = help_text
+        self._worker = worker
+        self.stopwatches: list[Stopwatch] = []
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._help, labels=["worker", "stage"])
+        for stopwatch in self.stopwatches:
+            for stage, seconds in list(stopwatch.seconds.items()):
+                family.add_metric([self._worker, stage], seconds)
         yield family
 
 
@@ -93,8 +111,14 @@ class Metrics:
             {"worker": worker},
         )
         registry.register(self._latency)
+        self._stages = StageSeconds("streamer_stage_seconds", "Where the threads' time goes, waits included", worker)
+        registry.register(self._stages)
         info = gauge("build_info", "Always 1: what runs here", "version", "model_version")
         info.labels(worker, version("streamer"), model_version).set(1)
+
+    def watch(self, stopwatch: Stopwatch) -> None:
+        """Show where this thread's time goes."""
+        self._stages.stopwatches.append(stopwatch)
 
     def consumed(self, count: int) -> None:
         """Records were read."""
@@ -109,15 +133,19 @@ class Metrics:
     def committed(self, items: Sequence[Item], now_ms: int, seconds: float) -> None:
         """Outcomes became durable at `now_ms` (milliseconds since 1970), by a commit of `seconds`."""
         self._commit.labels(self._worker).observe(seconds)
-        for outcome, count in Tally(_outcome(item.outcome) for item in items).items():
-            self._produced.labels(self._worker, outcome).inc(count)
-        reasons = Tally(item.outcome.reason for item in items if isinstance(item.outcome, Rejected))
-        for reason, count in reasons.items():
-            self._dead.labels(self._worker, reason).inc(count)
-        sent_ms = np.fromiter((item.record.timestamp_ms for item in items), dtype=np.int64, count=len(items))
+        for kind, count in Tally([type(item.outcome) for item in items]).items():
+            self._produced.labels(self._worker, OUTCOMES[kind]).inc(count)
+            if kind is Rejected:
+                self._dead_letters(items)
+        sent_ms = np.array([item.record.timestamp_ms for item in items], dtype=np.int64)
         known = sent_ms[sent_ms > 0]  # a record may have no timestamp
         # A producer's clock may be ahead of ours: that is no negative latency.
         self._latency.observe_many(np.maximum(now_ms - known, 0) / 1000)
+
+    def _dead_letters(self, items: Sequence[Item]) -> None:
+        reasons = Tally([item.outcome.reason for item in items if isinstance(item.outcome, Rejected)])
+        for reason, count in reasons.items():
+            self._dead.labels(self._worker, reason).inc(count)
 
     def cache(self, hits: int, misses: int, coalesced: int, errors: int) -> None:
         """Look-ups were answered; `coalesced` are those that share an answer that is being computed."""
@@ -154,9 +182,3 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics as Prometheus reads them."""
         return generate_latest(self._registry)
-
-
-def _outcome(outcome: Any) -> str:
-    if isinstance(outcome, Predicted):
-        return "ok"
-    return "dlq" if isinstance(outcome, Rejected) else "skipped"

@@ -14,6 +14,8 @@ from streamer.records import Batch, BatchResult, Item, Message, Positions, Recor
 from streamer.worker import Features
 
 Partitions = Sequence[int]
+Commit = Callable[[], None]
+"""The part of a commit that waits for the broker; may be called on any thread, once."""
 
 
 class Rebalance(Protocol):
@@ -61,28 +63,46 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where outcomes go. A message that was written stays with the sink until `commit` or `forget`."""
+    """Where outcomes go. A message that was written stays with the sink until `confirm` or `forget`."""
 
     def write(self, messages: Sequence[Message]) -> None:
-        """Take messages in order. At-least-once publishes at once, exactly-once at the commit."""
+        """Take messages in order. At-least-once publishes as soon as it can, exactly-once at the commit."""
 
-    def commit(self, positions: Positions, deadline: Deadline) -> None:
-        """Make everything written so far and `positions` durable.
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        """Hand over everything written so far: the call that is returned makes it and `positions` durable.
 
-        Raises:
-            Aborted: nothing happened; call again (`Refused`: as long as the broker refuses, in vain).
-            Unclear: unknown; call `recover`, look at `Source.committed()`, then `commit` or `forget`.
+        Until that call has ended only `write` may be called. When it has, `confirm` must be.
+
+        Raises, as does the call:
+            Aborted: nothing happened; begin again (`Refused`: as long as the broker refuses, in vain).
+            Unclear: unknown; call `recover`, look at `Source.committed()`, then `confirm` or `begin` again.
             Exit: another process has taken this replica's place.
         """
+
+    def confirm(self) -> None:
+        """What was begun is durable: let go of its messages."""
 
     def recover(self, deadline: Deadline) -> None:
         """After `Unclear`: a new producer, after which no straggler of the old one can happen. Raises `Wait`."""
 
     def forget(self, partitions: Partitions) -> None:
-        """Drop what was written for these source partitions and not committed."""
+        """Drop what was written for these source partitions and not confirmed."""
 
     def close(self, deadline: Deadline) -> None:
         """Give the connection back."""
+
+
+class Committer(Protocol):
+    """Makes one commit at a time while the owner thread goes on."""
+
+    def start(self, commit: Commit, deadline: Deadline) -> None:
+        """Begin the call. Only while none is out."""
+
+    def ended(self, timeout_s: float) -> bool:
+        """Whether the call has ended; waits up to `timeout_s` for it.
+
+        Raises what the call raised, and `Unclear` when it has not come back by its deadline.
+        """
 
 
 class Cache(Protocol):
@@ -132,8 +152,8 @@ class Runner(Protocol):
 class Codec(Protocol):
     """Bytes to models and back."""
 
-    def decode_many(self, items: Sequence[Item]) -> list[Rejected | None]:
-        """Fill in each item's `event`; one rejection or None an item, in order."""
+    def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
+        """Fill in each item's `event`; those that have none, and why."""
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:
         """The messages of settled items, in order; a skipped one has none."""

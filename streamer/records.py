@@ -71,26 +71,44 @@ Outcome = Predicted | Rejected | Skipped
 NO_FEATURES: Mapping[str, float] = MappingProxyType({})
 
 
-class Item:
+class Item(msgspec.Struct, eq=False, gc=False):
     """One record on its way through the engine; the only mutable value, owned by the owner thread.
 
     `event` is the decoded event (None until decoded), `features` what the feature store knows of its entity,
     `cost` its share of a batch in the worker's unit, `due` the clock time by which its batch should start,
     `cache_key` what it is cached under, `followers` the items that wait for the same answer.
+
+    The garbage collector does not look at it: the cycle of item and lane ends when the item is released or its
+    lane forgotten, and one of both always happens.
     """
 
-    __slots__ = ("cache_key", "cost", "due", "event", "features", "followers", "lane", "outcome", "record")
+    record: Record
+    lane: Lane
+    event: Any = None
+    features: Mapping[str, float] = NO_FEATURES
+    cost: int = 1
+    due: float | None = None
+    cache_key: bytes | None = None
+    followers: list[Item] | None = None
+    outcome: Outcome | None = None
 
-    def __init__(self, record: Record, lane: Lane) -> None:
-        self.record = record
-        self.lane = lane
-        self.event: Any = None
-        self.features: Mapping[str, float] = NO_FEATURES
-        self.cost = 1
-        self.due: float | None = None
-        self.cache_key: bytes | None = None
-        self.followers: list[Item] | None = None
-        self.outcome: Outcome | None = None
+
+class Released(msgspec.Struct, frozen=True):
+    """What one partition's lane gave free: settled items in arrival order, the bytes that are free with them."""
+
+    partition: int
+    items: list[Item]
+    size: int
+
+    @property
+    def rejected(self) -> list[Item]:
+        """Those that become dead letters."""
+        return [item for item in self.items if type(item.outcome) is Rejected]
+
+    @property
+    def position(self) -> int:
+        """What is to be read next, once all this is durable."""
+        return self.items[-1].record.offset + 1
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -1,4 +1,8 @@
-"""The GPU: one thread that turns batches into answers, at most two batches ahead of the owner thread."""
+"""The GPU: one thread that turns batches into answers, at most two batches ahead of the owner thread.
+
+While a batch computes on a GPU the next one is encoded, copied in and started, so that it follows at once. On the CPU
+a batch has computed as soon as it was started, and the batches are answered one after the other.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,106 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from pydantic import BaseModel
 
+from schemas import Event
+from streamer import device as devices
 from streamer.clock import Deadline
+from streamer.derive import derive
+from streamer.device import Device, Launched, open_device
 from streamer.errors import Internal, Reason, Reject, Temporary
-from streamer.records import Batch, BatchResult, Item, Predicted, Rejected
-from streamer.worker import Tensors, Worker
+from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
+from streamer.stopwatch import Stopwatch
+from streamer.worker import Features, Tensors, Worker, overrides
 
 STUCK_S = 600.0
 """A batch takes seconds; one that takes this long never ends, and only a new process helps."""
+
+POLL_S, POLL_MAX_S = 0.00005, 0.001
+"""How long the thread looks away from a computing batch for the next: it cannot wait for both. Ever longer, so that
+what it costs stays small beside a long batch, and how late an answer is noticed stays small beside its time."""
 
 Answered = Predicted | Rejected
 
 NOT_FINITE = Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
 
 
+class Answers:
+    """What `decode` returned, checked against the answer's model and turned to JSON."""
+
+    def __init__(self, model: type[BaseModel], bytes_max: int) -> None:
+        self._model = model
+        self._bytes_max = bytes_max
+        self._struct = derive(model)
+        self._to_json = model.__pydantic_serializer__.to_json
+        self._encode = msgspec.json.Encoder().encode
+
+    def encode_many(self, answers: Sequence[BaseModel | Mapping[str, Any]]) -> list[bytes]:
+        """One JSON object an answer, in order.
+
+        Raises:
+            Reject: an answer is of another type than declared, or larger than a record may be.
+            pydantic.ValidationError: a dict does not fit the answer's model.
+        """
+        encoded = self._fast(answers) or list(map(self._dump, answers))
+        if encoded and (longest := max(map(len, encoded))) > self._bytes_max:
+            raise Reject(Reason.ANSWER_TOO_LARGE, f"the answer has {longest} bytes, more than a record may")
+        return encoded
+
+    def _fast(self, answers: Sequence[BaseModel | Mapping[str, Any]]) -> list[bytes]:
+        """Dicts that fit beyond doubt, in a fifth of pydantic's time; empty when it should look at them."""
+        if self._struct is None or set(map(type, answers)) != {dict}:
+            return []
+        try:
+            checked = msgspec.convert(answers, list[self._struct])  # type: ignore[name-defined]
+        except msgspec.ValidationError:
+            return []
+        return list(map(self._encode, checked))
+
+    def _dump(self, answer: BaseModel | Mapping[str, Any]) -> bytes:
+        if isinstance(answer, Mapping):
+            answer = self._model.model_validate(answer)
+        if not isinstance(answer, self._model):
+            raise Reject(
+                Reason.WRONG_SHAPE,
+                f"decode() gave {type(answer).__name__} where {self._model.__name__} was declared",
+            )
+        dumped: bytes = self._to_json(answer)
+        return dumped
+
+
+class Pending:
+    """A batch between `Inference.begin` and `Inference.end`. `seconds` is what was spent on it so far: to encode it,
+    to run the model (as the device's own clock tells, without the wait for the batch before) and to answer."""
+
+    __slots__ = ("failed", "items", "launched", "seconds")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.launched: Launched | None = None
+        self.failed: Rejected | None = None
+        self.seconds = 0.0
+
+    def ready(self) -> bool:
+        """Whether the device is through with it."""
+        return self.launched is None or self.launched.ready()
+
+
 class Inference:
     """A worker on a device: items in, one answer or rejection each out. No threads, no queues."""
 
-    def __init__(self, worker: Worker[Any, Any], device: torch.device, answer_bytes_max: int) -> None:
+    def __init__(self, worker: Worker[Any, Any], device: torch.device | Device, answer_bytes_max: int) -> None:
         self._worker = worker
-        self._device = device
-        self._answer_bytes_max = answer_bytes_max
-        self._to_json = worker.answer.__pydantic_serializer__.to_json
+        self._device = open_device(device) if isinstance(device, torch.device) else device
+        self._answers = Answers(worker.answer, answer_bytes_max)
+        self._reads_features = overrides(worker, "feature_key")
+        self.stopwatch = Stopwatch(time.perf_counter, "encode", "predict", "answer")
 
     def run(self, items: Sequence[Item]) -> list[Answered]:
         """Answer a batch. One that fails is halved until the culprits are alone: at most 2N - 1 runs for N
@@ -42,27 +118,86 @@ class Inference:
         Raises:
             Temporary: the device itself is broken; only a new process helps.
         """
+        return self.end(self.begin(items))
+
+    def record(self, batches: Iterable[Sequence[Event]]) -> int:
+        """Let the device record a run of each of these batches, until it takes no more; how many it took.
+
+        Raises:
+            Temporary: the device itself is broken; only a new process helps.
+        """
+        recorded = 0
         try:
-            return self._answer(items)
+            for events in batches:
+                tensors = self._worker.encode(events, [NO_FEATURES] * len(events))
+                if not self._device.record(self._worker.predict, tensors):
+                    break
+                recorded += 1
+            return recorded
         except torch.AcceleratorError as error:
-            # A device-side assert or an illegal access poisons the whole context: every later call fails too.
-            raise Temporary(f"the device failed ({type(error).__name__}); start the process again") from error
+            raise _broken(error) from error
+
+    def begin(self, items: Sequence[Item]) -> Pending:
+        """Encode a batch and start it on the device, which may still be busy with the one before. What fails
+        here is dealt with by `end`.
+
+        Raises:
+            Temporary: the device itself is broken; only a new process helps.
+        """
+        pending = Pending(items)
+        self.stopwatch.start()
+        started = time.perf_counter()
+        try:
+            tensors = self._encode(items)
+            pending.seconds = time.perf_counter() - started
+            self.stopwatch.lap("encode")
+            pending.launched = self._device.launch(self._worker.predict, tensors)
+        except torch.AcceleratorError as error:
+            raise _broken(error) from error
         except Exception as error:
             # One bad event must never take the worker down, so whatever the model raises is a rejection.
-            if len(items) == 1:
-                return [rejection(error)]
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # after out-of-memory, the halves need what the whole has fragmented
-        half = len(items) // 2
-        return self.run(items[:half]) + self.run(items[half:])
+            pending.failed = rejection(error)
+        self.stopwatch.lap("predict")
+        return pending
 
-    def _answer(self, items: Sequence[Item]) -> list[Answered]:
+    def end(self, pending: Pending) -> list[Answered]:
+        """Wait for a batch and answer it, or its halves if it fails.
+
+        Raises:
+            Temporary: the device itself is broken; only a new process helps.
+        """
+        items, failed = pending.items, pending.failed
+        if failed is None:
+            try:
+                return self._answer(pending)
+            except torch.AcceleratorError as error:
+                # A device-side assert or an illegal access poisons the whole context: every later call fails too.
+                raise _broken(error) from error
+            except Exception as error:
+                failed = rejection(error)
+        if len(items) == 1:
+            return [failed]
+        half = len(items) // 2
+        started = time.perf_counter()
+        outcomes = self.run(items[:half]) + self.run(items[half:])
+        pending.seconds += time.perf_counter() - started
+        return outcomes
+
+    def _encode(self, items: Sequence[Item]) -> Tensors:
         events = [item.event for item in items]
-        tensors = self._worker.encode(events, [item.features for item in items])
-        with torch.inference_mode():
-            outputs = self._worker.predict(self._to_device(tensors))
-        outputs = {name: tensor.to("cpu") for name, tensor in outputs.items()}
-        finite = _finite_rows(outputs, len(items))
+        features: list[Features] = [NO_FEATURES] * len(items)
+        if self._reads_features:
+            features = [item.features for item in items]
+        return self._worker.encode(events, features)
+
+    def _answer(self, pending: Pending) -> list[Answered]:
+        launched = pending.launched
+        assert launched is not None
+        outputs = launched.wait()
+        self.stopwatch.lap("predict")
+        started = time.perf_counter()
+        events = [item.event for item in pending.items]
+        finite = _finite_rows(outputs, len(events))
         if not all(finite):
             rows = torch.tensor(finite).nonzero().flatten()
             events = [event for event, ok in zip(events, finite, strict=True) if ok]
@@ -70,24 +205,17 @@ class Inference:
         answers = self._worker.decode(events, outputs) if events else []
         if len(answers) != len(events):
             raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(events)} events")
-        dumped = iter([Predicted(answer=self._dump(answer), cached=False) for answer in answers])
-        return [next(dumped) if ok else NOT_FINITE for ok in finite]
+        predicted = [Predicted(answer, False) for answer in self._answers.encode_many(answers)]
+        self.stopwatch.lap("answer")
+        pending.seconds += launched.seconds() + time.perf_counter() - started
+        if len(predicted) == len(finite):
+            return list[Answered](predicted)
+        left = iter(predicted)
+        return [next(left) if ok else NOT_FINITE for ok in finite]
 
-    def _to_device(self, tensors: Tensors) -> Tensors:
-        if self._device.type == "cpu":
-            return tensors
-        return {name: tensor.pin_memory().to(self._device, non_blocking=True) for name, tensor in tensors.items()}
 
-    def _dump(self, answer: BaseModel) -> bytes:
-        if not isinstance(answer, self._worker.answer):
-            raise Reject(
-                Reason.WRONG_SHAPE,
-                f"decode() gave {type(answer).__name__} where {self._worker.answer.__name__} was declared",
-            )
-        dumped: bytes = self._to_json(answer)
-        if len(dumped) > self._answer_bytes_max:
-            raise Reject(Reason.ANSWER_TOO_LARGE, f"the answer has {len(dumped)} bytes, more than a record may")
-        return dumped
+def _broken(error: torch.AcceleratorError) -> Temporary:
+    return Temporary(f"the device failed ({type(error).__name__}); start the process again")
 
 
 def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
@@ -114,13 +242,21 @@ def rejection(error: Exception) -> Rejected:
 
 def _place(error: Exception) -> str:
     """Where in the worker's file it was raised or what it called there failed; empty when that is not known."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    ours = (__file__, devices.__file__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     return f" in {own[-1].name}, line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
 
 
+class Begun(NamedTuple):
+    """A batch that the device has been given."""
+
+    batch: Batch
+    pending: Pending
+
+
 class ThreadRunner:
-    """Runs batches in submission order on a thread of its own."""
+    """Runs batches in submission order on a thread of its own, of which at most two are begun."""
 
     slots = 2
 
@@ -170,12 +306,35 @@ class ThreadRunner:
             self._thread.join(deadline.left())
 
     def _serve(self) -> None:
-        while (batch := self._inbox.get()) is not None:
-            started = time.perf_counter()
+        try:
+            while (batch := self._inbox.get()) is not None:
+                first: Begun | None = self._begin(batch)
+                while first is not None:
+                    second = self._meanwhile(first)
+                    self._end(first)
+                    first = second
+        except BaseException as error:  # a thread must not die in silence: the owner raises it
+            self._outbox.put(error)
+
+    def _meanwhile(self, first: Begun) -> Begun | None:
+        """The next batch, begun, if it comes while the first computes."""
+        wait_s = POLL_S
+        while not first.pending.ready():
             try:
-                outcomes = self._inference.run(batch.items)
-            except BaseException as error:  # a thread must not die in silence: the owner raises it
-                self._outbox.put(error)
-                return
-            seconds = time.perf_counter() - started
-            self._outbox.put(BatchResult(batch=batch, outcomes=outcomes, seconds=seconds))
+                batch = self._inbox.get(timeout=wait_s)
+            except queue.Empty:
+                wait_s = min(wait_s * 1.25, POLL_MAX_S)
+                continue
+            if batch is None:
+                self._inbox.put(None)  # for whoever waits for the next batch
+                return None
+            self._inference.stopwatch.lap("predict")
+            return self._begin(batch)
+        return None
+
+    def _begin(self, batch: Batch) -> Begun:
+        return Begun(batch, self._inference.begin(batch.items))
+
+    def _end(self, begun: Begun) -> None:
+        outcomes = self._inference.end(begun.pending)
+        self._outbox.put(BatchResult(batch=begun.batch, outcomes=outcomes, seconds=begun.pending.seconds))

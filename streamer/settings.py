@@ -75,6 +75,13 @@ class BatchSettings(Section):
     latency_goal_ms: Annotated[float, Field(gt=0)] | None = None
 
 
+class GpuSettings(Section):
+    """`memory_max` is the share of the GPU's memory that this process may use for tensors: less than 1 where several
+    replicas or models share a GPU."""
+
+    memory_max: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class CacheSettings(Section):
     """Answers by content. `url` is a Redis URL (None: this process only), `near_max` the answers kept in this
     process, `timeout_ms` the longest a look-up may take, `secret` keys the hash of what is looked up."""
@@ -125,7 +132,7 @@ class LimitSettings(Section):
     """A larger record is a dead letter; reading pauses while `in_flight` records or bytes are unanswered."""
 
     record_bytes_max: Positive = 1_000_000
-    in_flight_max: Positive = 20_000
+    in_flight_max: Positive = 50_000
     in_flight_bytes_max: Positive = 64 * 1024 * 1024
 
 
@@ -159,6 +166,7 @@ class Settings(BaseSettings):
     allow_insecure: bool = False
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
+    gpu: GpuSettings = Field(default_factory=GpuSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     models: ModelsSettings = Field(default_factory=ModelsSettings)

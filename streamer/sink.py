@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,12 +13,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
-from streamer.ports import Source
+from streamer.ports import Commit, Source
 from streamer.records import Message, Positions
 
 log = structlog.get_logger(__name__)
 
 MakeProducer = Callable[[dict[str, Any]], Any]
+Told = Callable[[int], Callable[[KafkaError | None, Any], None]]
+"""Gives for a source partition what is to be called about each of its messages."""
 
 COMMON: Mapping[str, str] = {
     "enable.idempotence": "true",
@@ -52,11 +54,15 @@ class _Partitions:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def of(self, producer: Any, message: Message, deadline: Deadline) -> int:
-        count = self._counts.get(message.topic)
-        if count is None:
-            count = self._counts[message.topic] = _partition_count(producer, message.topic, deadline)
-        return message.partition % count
+    def learn(self, producer: Any, messages: Sequence[Message], deadline: Deadline) -> Mapping[str, int]:
+        """The partition counts of at least the topics of these messages.
+
+        Raises:
+            Wait: the broker does not say (`Refused`: there is no such topic).
+        """
+        for topic in {message.topic for message in messages} - self._counts.keys():
+            self._counts[topic] = _partition_count(producer, topic, deadline)
+        return self._counts
 
 
 def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
@@ -77,11 +83,24 @@ def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Mes
     return [message for message in messages if message.partition not in gone]
 
 
-def _produce(producer: Any, message: Message, partition: int, deadline: Deadline, **options: Any) -> None:
-    while True:
+def _produce(
+    producer: Any, messages: deque[Message], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
+) -> None:
+    """Hand messages to the client, in order, and take them out; `told` hears of those that it cannot deliver.
+
+    Raises:
+        Wait: its queue is full and stays full.
+    """
+    produce = producer.produce
+    while messages:
+        message = messages[0]
+        topic, partition = message.topic, message.partition
+        # An empty list of headers would double the time of the call, and so would names for its arguments.
+        headers = {"headers": message.headers} if message.headers else {}
+        callback = told(partition) if told else None
         try:
-            producer.produce(message.topic, message.value, message.key, partition, headers=message.headers, **options)
-            return
+            produce(topic, message.value, message.key, partition % counts[topic], callback, **headers)
+            messages.popleft()
         except BufferError as error:  # the queue is full: let it drain
             if deadline.passed():
                 raise Wait("the producer's queue is full") from error
@@ -97,32 +116,16 @@ def _made(make: MakeProducer, config: dict[str, Any]) -> Any:
         raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
 
 
-def _in_time(call: Callable[[], None], timeout_s: float) -> None:
-    """Call on a thread of its own, and leave it behind when it does not return.
-
-    librdkafka holds `send_offsets_to_transaction` for ever when the group's coordinator goes away under it,
-    whatever timeout it is given (confluentinc/librdkafka#5456, #5511); the owner thread must go on.
-
-    Raises:
-        Unclear: it has not returned.
-    """
-    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # the owner raises it
-            ended.put(error)
-        else:
-            ended.put(None)
-
-    threading.Thread(target=run, name="positions", daemon=True).start()
+def _abort(producer: Any, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
+    """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
     try:
-        error = ended.get(timeout=timeout_s)
-    except queue.Empty:
-        raise Unclear("transaction: the client does not return from sending positions") from None
-    if error is not None:
-        raise error
+        producer.abort_transaction(deadline.left(at_least=0.5))
+    except KafkaException as error:
+        raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
+    producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
+    if code in CURES:
+        raise Refused(f"{said}; {CURES[code]}")
+    raise Aborted(said)
 
 
 class TransactionalSink:
@@ -159,35 +162,48 @@ class TransactionalSink:
         self._make_producer = make_producer
         self._partitions = _Partitions()
         self._messages: list[Message] = []
+        self._begun: list[Message] = []
         self._producer: Any = None
         self._disturbed = False
 
     def write(self, messages: Sequence[Message]) -> None:
         self._messages += messages
 
-    def commit(self, positions: Positions, deadline: Deadline) -> None:
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        self._begun += self._messages
+        self._messages = []
         if self._producer is None or self._disturbed:
             self.recover(deadline)
         group = self._source.group()
         producer = self._producer
-        placed = [(message, self._partitions.of(producer, message, deadline)) for message in self._messages]
+        counts = self._partitions.learn(producer, self._begun, deadline)
         offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
         started = self._clock.now()
-        try:
+
+        def produce() -> None:
             producer.begin_transaction()
-            for message, partition in placed:
-                _produce(producer, message, partition, deadline)
-            left_s = deadline.left(at_least=0.1)
-            _in_time(lambda: producer.send_offsets_to_transaction(offsets, group, left_s), left_s + POLL_S)
+            _produce(producer, deque(self._begun), counts, deadline)
+
+        def end() -> None:
+            producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
             producer.commit_transaction(deadline.left(at_least=0.1))
+            producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
+
+        self._in_transaction(producer, produce, started, deadline)
+        return lambda: self._in_transaction(producer, end, started, deadline)
+
+    def confirm(self) -> None:
+        self._begun = []
+
+    def _in_transaction(self, producer: Any, call: Callable[[], None], started: float, deadline: Deadline) -> None:
+        """Call, on whatever thread, and raise what a failure means. The producer is given, as a thread that was
+        left behind must not touch the one that has replaced it."""
+        try:
+            call()
         except KafkaException as error:
-            self._failed(error.args[0], self._clock.now() - started, deadline)
-        except Unclear:
-            raise
+            self._failed(producer, error.args[0], self._clock.now() - started, deadline)
         except Wait as error:
-            self._abort(f"transaction: {error}", deadline)
-        producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
-        self._messages.clear()
+            _abort(producer, f"transaction: {error}", deadline)
 
     def recover(self, deadline: Deadline) -> None:
         if self._producer is not None:
@@ -206,13 +222,14 @@ class TransactionalSink:
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = _without(self._messages, partitions)
+        self._begun = _without(self._begun, partitions)
 
     def close(self, deadline: Deadline) -> None:
         """Nothing is open between two commits, so there is nothing to finish."""
-        self._messages.clear()
+        self._messages, self._begun = [], []
         self._producer = None
 
-    def _failed(self, error: KafkaError, took_s: float, deadline: Deadline) -> None:
+    def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> None:
         """Turn what a transactional call said into what to do about it. Always raises."""
         said = f"transaction: {error.str()}"
         if error.code() == KafkaError._FENCED and took_s < self._timeout_s:
@@ -222,19 +239,8 @@ class TransactionalSink:
                 "give each replica its own kafka.slot"
             )
         if error.txn_requires_abort() or error.code() in UNSENT:
-            self._abort(said, deadline, error.code())
+            _abort(producer, said, deadline, error.code())
         raise Unclear(said)
-
-    def _abort(self, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
-        """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
-        try:
-            self._producer.abort_transaction(deadline.left(at_least=0.5))
-        except KafkaException as error:
-            raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
-        self._producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
-        if code in CURES:
-            raise Refused(f"{said}; {CURES[code]}")
-        raise Aborted(said)
 
     def _on_error(self, error: KafkaError) -> None:
         # librdkafka may have sent EndTxn twice: the app sees success, and the late first copy could end the next
@@ -270,24 +276,44 @@ class AtLeastOnceSink:
         self._partitions = _Partitions()
         self._unsent: list[Message] = []
         self._refused: list[tuple[Message, KafkaError]] = []
+        self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
+        self._flushing = False
 
     def write(self, messages: Sequence[Message]) -> None:
         self._unsent += messages
+        if self._flushing:
+            return  # a flush waits for all that the client has: what is given to it meanwhile would prolong it
         try:
             self._send(Deadline(self._clock, 1.0))
         except Wait as error:
             log.warning("sink waits", error=str(error))
 
-    def commit(self, positions: Positions, deadline: Deadline) -> None:
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        self._unsent = [message for message, _ in self._refused] + self._unsent
+        self._refused = []
         self._send(deadline)
-        if waiting := self._producer.flush(deadline.left(at_least=0.01)):
-            raise Wait(f"{waiting} messages are not acknowledged yet")
-        if self._refused:
-            self._send_again()
-        self._source.commit(positions)
+        self._flushing = True
+
+        def end() -> None:
+            try:
+                waiting = self._producer.flush(deadline.left(at_least=0.01))
+            finally:
+                self._flushing = False
+            if waiting:
+                raise Wait(f"{waiting} messages are not acknowledged yet")
+            if self._refused:
+                # Kept, and sent again by the next commit; no position passes them.
+                _, error = self._refused[0]
+                raise Refused(f"the broker refuses messages: {error.str()}; {CURES.get(error.code(), 'see its log')}")
+            self._source.commit(positions)
+
+        return end
+
+    def confirm(self) -> None:
+        """What was acknowledged is kept no longer."""
 
     def recover(self, deadline: Deadline) -> None:
-        """Never asked for: this sink has no unclear outcome, it may publish twice."""
+        """After a flush that did not come back: its messages are still the client's."""
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._unsent = _without(self._unsent, partitions)
@@ -298,12 +324,10 @@ class AtLeastOnceSink:
         self._producer.flush(deadline.left())
 
     def _send(self, deadline: Deadline) -> None:
-        sent = 0
+        unsent = deque(self._unsent)
         try:
-            for message in self._unsent:
-                partition = self._partitions.of(self._producer, message, deadline)
-                _produce(self._producer, message, partition, deadline, on_delivery=self._on_delivery(message))
-                sent += 1
+            counts = self._partitions.learn(self._producer, self._unsent, deadline)
+            _produce(self._producer, unsent, counts, deadline, self._told)
         except KafkaException as error:
             said = error.args[0]
             if said.fatal() or said.code() == KafkaError._FATAL:
@@ -312,19 +336,17 @@ class AtLeastOnceSink:
                 raise Refused(f"cannot send: {said.str()}; {CURES[said.code()]}") from error
             raise Wait(f"cannot send: {said.str()}") from error
         finally:
-            del self._unsent[:sent]
+            self._unsent = list(unsent)
             self._producer.poll(0)
 
-    def _on_delivery(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
-        def delivered(error: KafkaError | None, _: Any) -> None:
-            if error is not None:
-                self._refused.append((message, error))
+    def _told(self, partition: int) -> Callable[[KafkaError | None, Any], None]:
+        """The callback of a source partition: one for all its messages, as one each would be half of their cost."""
+        known = self._callbacks.get(partition)
+        if known is None:
+            known = self._callbacks[partition] = partial(self._delivered, partition)
+        return known
 
-        return delivered
-
-    def _send_again(self) -> None:
-        """The broker will not take these as they are: keep them, say so, and let no position pass them."""
-        _, error = self._refused[0]
-        self._unsent = [message for message, _ in self._refused]
-        self._refused = []
-        raise Refused(f"the broker refuses messages: {error.str()}; {CURES.get(error.code(), 'see its log')}")
+    def _delivered(self, partition: int, error: KafkaError | None, sent: Any) -> None:
+        if error is not None:
+            message = Message(sent.topic(), partition, sent.key(), sent.value(), sent.headers() or [])
+            self._refused.append((message, error))

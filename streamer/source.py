@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -20,12 +21,13 @@ from confluent_kafka import (
 
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
 from streamer.ports import Rebalance
-from streamer.records import Headers, Positions, Record
+from streamer.records import Positions, Record
 
 log = structlog.get_logger(__name__)
 
 START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 COMMITTED_TIMEOUT_S = 5.0
+CAPTURE_EVERY_S = 0.05
 
 DEFAULTS: Mapping[str, str] = {
     # Offsets move only with what was published, never by a timer.
@@ -80,11 +82,16 @@ class KafkaSource:
         self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
         self._paused = False
         self._group: Any = None
+        self._capture_at = 0.0
+        self._failure: BaseException | None = None
 
     def subscribe(self, rebalance: Rebalance) -> None:
         self._rebalance = rebalance
         self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            [self._topic],
+            on_assign=self._kept(self._on_assign),
+            on_revoke=self._kept(self._on_revoke),
+            on_lost=self._kept(self._on_lost),
         )
 
     def poll(self, records_max: int, timeout_s: float) -> list[Record]:
@@ -94,7 +101,9 @@ class KafkaSource:
         else:
             self._resume()
             records = self._take(self._fetch(records_max, timeout_s))
-        self._capture_group()
+        self._raise_kept()
+        if time.monotonic() >= self._capture_at:
+            self._capture_group()
         return records
 
     def group(self) -> Any:
@@ -139,6 +148,7 @@ class KafkaSource:
 
     def close(self) -> None:
         self._consumer.close()
+        self._raise_kept()
 
     def _fetch(self, records_max: int, timeout_s: float) -> list[Message]:
         if self._held:
@@ -163,28 +173,23 @@ class KafkaSource:
             self._paused = False
 
     def _take(self, messages: Iterable[Any]) -> list[Record]:
-        topic = self._topic
+        topic, positions = self._topic, self._positions
         records = []
         for message in messages:
             if message.error() is not None:
                 self._notice(message)
                 continue
             partition, offset = message.partition(), message.offset()
-            position = self._positions.get(partition)
+            position = positions.get(partition)
             if position is None or offset < position:
                 continue  # read before its partition was given up, or before a rewind
-            self._positions[partition] = offset + 1
-            records.append(
-                Record(
-                    topic,
-                    partition,
-                    offset,
-                    message.key(),
-                    message.value(),
-                    _headers(message),
-                    message.timestamp()[1],
-                )
-            )
+            positions[partition] = offset + 1
+            try:
+                headers = message.headers()  # once only: after a failure it hands out half of them
+            except (SystemError, UnicodeDecodeError):  # a name among them is no text: as if there were none
+                headers = None
+            key, value, at_ms = message.key(), message.value(), message.timestamp()[1]
+            records.append(Record(topic, partition, offset, key, value, headers, at_ms))
         return records
 
     def _notice(self, message: Any) -> None:
@@ -212,9 +217,29 @@ class KafkaSource:
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
-        ledger holds now is ours under it. An empty member id would not be fenced by the broker at all."""
+        ledger holds now is ours under it. An empty member id would not be fenced by the broker at all.
+
+        Asked after a rebalance and now and then, as the client takes a third of a millisecond to tell; an old answer
+        is safe: at worst the broker refuses a commit, and the next one brings the new."""
         group = self._consumer.consumer_group_metadata()
         self._group = group if self._consumer.memberid() else None
+        self._capture_at = time.monotonic() + CAPTURE_EVERY_S
+
+    def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
+        """What a callback raises is kept until the client has returned: it does not carry every exception through."""
+
+        def kept(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            try:
+                callback(consumer, partitions)
+            except BaseException as error:
+                self._failure = self._failure or error
+
+        return kept
+
+    def _raise_kept(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         partitions = [tp.partition for tp in assigned]
@@ -226,6 +251,7 @@ class KafkaSource:
             log.warning("cannot read committed offsets on assignment; the client asks again", error=str(error))
             starts = dict.fromkeys(partitions, OFFSET_STORED)
         consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
+        self._capture_at = 0.0
         self._positions.update(starts)
         if self._paused and partitions:
             consumer.pause(self._topic_partitions(partitions))
@@ -266,6 +292,7 @@ class KafkaSource:
         log.warning("partitions lost: the group went on without this replica", partitions=partitions)
 
     def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
+        self._capture_at = 0.0
         for tp in gone:
             self._positions.pop(tp.partition, None)
             self._ends.pop(tp.partition, None)
@@ -276,15 +303,6 @@ class KafkaSource:
 
     def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
-
-
-def _headers(message: Any) -> Headers | None:
-    """Its headers; none when a name among them is no text, which the client fails on."""
-    try:
-        headers: Headers | None = message.headers()  # once only: after a failure it hands out half of them
-    except (SystemError, UnicodeDecodeError):
-        return None
-    return headers
 
 
 def _complain(error: KafkaError, topic: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -28,11 +28,17 @@ Features = Mapping[str, float]
 class Worker(Generic[E, P]):
     """Subclass it, name the topics and the models of both sides, fill in four methods.
 
+    The events that they get have the fields, properties and methods of `event`. They are its instances only where
+    the hot path cannot have a faster form of it (`streamer.derive`), so do not ask for `isinstance`.
+
     `name`     how the worker is called on the command line, in topics' metadata and in metrics
     `source`   the topic it reads, `target` the topic of its predictions
     `event`    the pydantic model of a source record, `answer` that of a prediction's answer
     `example`  one valid event: the warm-up and `streamer check` run it through the whole path
     `model`    the folder below `models.dir` that holds its versions; empty for a worker without files
+    `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch
+               sizes give, and replay it without a call of it: nothing in it may depend on values, and `encode` must
+               pad lengths to a few (say the next of `streamer.batcher.BUCKETS`), or no shape comes again
     """
 
     name: ClassVar[str]
@@ -42,6 +48,7 @@ class Worker(Generic[E, P]):
     answer: ClassVar[type[BaseModel]]
     example: ClassVar[Event]
     model: ClassVar[str] = ""
+    graphs: ClassVar[bool] = False
 
     def load(self, model: Model, device: torch.device) -> None:
         """Bring the model to the device. Called once, before the first record.
@@ -62,8 +69,9 @@ class Worker(Generic[E, P]):
         dimension is the batch. A row that is not finite dead-letters its event."""
         raise NotImplementedError(f"{type(self).__name__} has no predict()")
 
-    def decode(self, events: Sequence[E], outputs: Tensors) -> list[P]:
-        """Turn the outputs (on the CPU) into one answer an event, in order."""
+    def decode(self, events: Sequence[E], outputs: Tensors) -> Sequence[P | Mapping[str, Any]]:
+        """Turn the outputs (on the CPU) into one answer an event, in order: an instance of `answer`, or its fields
+        as a dict, which is checked against `answer` just as well and costs a fifth of the time."""
         raise NotImplementedError(f"{type(self).__name__} has no decode()")
 
     def cost(self, event: E) -> int:
@@ -93,3 +101,8 @@ class Worker(Generic[E, P]):
     def words(self, answer: P) -> str:
         """The answer as a person would say it, in one short line."""
         return answer.model_dump_json()
+
+
+def overrides(worker: Worker[Any, Any], method: str) -> bool:
+    """Whether a worker has its own form of an optional method: what it has not costs its events nothing."""
+    return getattr(type(worker), method) is not getattr(Worker, method)

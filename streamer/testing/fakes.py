@@ -10,7 +10,7 @@ from typing import Any
 
 from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, Internal, Unclear, Wait
-from streamer.ports import Rebalance
+from streamer.ports import Commit, Rebalance
 from streamer.records import Batch, BatchResult, Message, Positions, Record
 from streamer.runner import Inference
 from streamer.worker import Features
@@ -167,37 +167,72 @@ class FakeSink:
         self._kafka = kafka
         self._faults = faults
         self._messages: list[Message] = []
+        self._begun: list[Message] = []
         self._needs_recovery = False
 
     def write(self, messages: Sequence[Message]) -> None:
         self._messages += messages
 
-    def commit(self, positions: Positions, deadline: Deadline) -> None:
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
         if self._needs_recovery:
-            raise Internal("commit() after Unclear without recover()")
+            raise Internal("begin() after Unclear without recover()")
+        self._begun += self._messages
+        self._messages = []
+        return lambda: self._commit(positions)
+
+    def confirm(self) -> None:
+        self._begun = []
+
+    def _commit(self, positions: Positions) -> None:
         fault = next(self._faults, Fault.NONE)
         if fault is Fault.ABORT:
             raise Aborted("a fault of the test")
         if fault is Fault.CRASH_BEFORE:
             raise Crash
         if fault is not Fault.UNCLEAR_NOT_DONE:
-            self._kafka.published += self._messages
+            self._kafka.published += self._begun
             self._kafka.committed |= positions
         if fault is Fault.CRASH_AFTER:
             raise Crash
         if fault is not Fault.NONE:
             self._needs_recovery = True
             raise Unclear("a fault of the test")
-        self._messages = []
 
     def recover(self, deadline: Deadline) -> None:
         self._needs_recovery = False
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = [message for message in self._messages if message.partition not in partitions]
+        self._begun = [message for message in self._begun if message.partition not in partitions]
 
     def close(self, deadline: Deadline) -> None:
         self._messages = []
+
+
+class FakeCommitter:
+    """Makes a commit when its time has come: `seconds` of the clock after it was begun."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._commit: Commit | None = None
+        self._at = 0.0
+
+    def start(self, commit: Commit, deadline: Deadline) -> None:
+        if self._commit is not None:
+            raise Internal("a commit began before the last one had ended")
+        self._commit, self._at = commit, self._clock.now() + self._seconds
+
+    def ended(self, timeout_s: float) -> bool:
+        if self._commit is None:
+            raise Internal("no commit has begun")
+        if (left := self._at - self._clock.now()) > 0:
+            self._clock.sleep(min(left, timeout_s))
+        if self._at - self._clock.now() > 1e-9:
+            return False
+        commit, self._commit = self._commit, None
+        commit()
+        return True
 
 
 class FakeCache:

@@ -27,6 +27,7 @@ from streamer.runner import Inference
 from streamer.testing.fakes import (
     Crash,
     FakeCache,
+    FakeCommitter,
     FakeKafka,
     FakeRunner,
     FakeSink,
@@ -60,6 +61,7 @@ class Bench(msgspec.Struct, frozen=True):
     limits: Limits = Limits(dead_ratio_max=1.0)
     model: Model | None = None
     seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch.items)
+    commit_s: float = 0.002
 
 
 def records(entries: Iterable[Entry], topic: str, partitions: int = 1) -> list[Record | Marker]:
@@ -119,13 +121,29 @@ def build(
     model: Model,
 ) -> Engine:
     """An engine on fakes: one life of the process."""
+    parts = parts_of(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
+    return Engine(parts, bench.limits, CommitPolicy())
+
+
+def parts_of(
+    worker: Worker[Any, Any],
+    kafka: FakeKafka,
+    bench: Bench,
+    *,
+    clock: Clock,
+    faults: Iterator[Fault],
+    metrics: Metrics,
+    model: Model,
+) -> Parts:
+    """What an engine on fakes drives."""
     identity = Identity(worker.name, model.version, model.digest, "testing")
     costs = CostModel()
     runner: Runner = FakeRunner(Inference(worker, torch.device("cpu"), 1_000_000), clock, bench.seconds)
-    parts = Parts(
+    return Parts(
         worker=worker,
         source=FakeSource(kafka, clock),
         sink=FakeSink(kafka, faults),
+        committer=FakeCommitter(clock, bench.commit_s),
         codec=JsonCodec(worker, identity, clock, 1_000_000),
         cache=bench.cache or FakeCache(),
         content_key=ContentKey(b"testing", worker.name, model.digest, worker.answer.__name__),
@@ -138,7 +156,6 @@ def build(
         health=Health(),
         goal_s=bench.batch.goal_s,
     )
-    return Engine(parts, bench.limits, CommitPolicy())
 
 
 def run_to_end(engine: Engine, kafka: FakeKafka, clock: Clock) -> None:

@@ -158,7 +158,8 @@ def commit(place: Place, sink: Any, positions: dict[int, int]) -> None:
     """As the engine does: what time may cure is tried again."""
     for _ in range(20):
         try:
-            return sink.commit(positions, Deadline(place.clock, 10))
+            sink.begin(positions, Deadline(place.clock, 10))()
+            return sink.confirm()
         except Wait:
             place.clock.sleep(0.2)
     raise AssertionError("no commit")

@@ -38,17 +38,19 @@ POINTS = (
     "after runner.finished",
     "before sink.write",
     "after sink.write",
-    "before sink.commit",
+    "before sink.begin",
     "after source.group",
     "before producer.begin_transaction",
     "after producer.begin_transaction",
     "before producer.produce",
     "after producer.produce",
+    "after sink.begin",
     "before producer.send_offsets_to_transaction",
     "after producer.send_offsets_to_transaction",
     "before producer.commit_transaction",
     "after producer.commit_transaction",
-    "after sink.commit",
+    "before sink.confirm",
+    "after sink.confirm",
 )
 """Every step of the algorithm at which a process may die, in the order of one commit."""
 
@@ -134,7 +136,7 @@ class Failpoint:
                 os.kill(os.getpid(), self._how)
 
     def watch(self, part: Any, label: str, *methods: str) -> None:
-        """Report the beginning and the end of each call. One that brings nothing does not count as ended."""
+        """Report the beginning and the end of each call; one that is given nothing and brings nothing has no end."""
         for method in methods:
             setattr(part, method, self._watched(getattr(part, method), f"{label}.{method}"))
 
@@ -142,7 +144,8 @@ class Failpoint:
         def watched(*args: Any, **options: Any) -> Any:
             self.reached(f"before {name}")
             result = call(*args, **options)
-            if result != []:
+            given = [arg for arg in args if isinstance(arg, list)]
+            if result != [] or any(given):
                 self.reached(f"after {name}")
             return result
 
@@ -242,7 +245,7 @@ def _engine(die: Failpoint, parts: Parts, limits: Limits, policy: CommitPolicy) 
     die.watch(parts.source, "source", "poll", "group", "commit")
     die.watch(parts.codec, "codec", "decode_many")
     die.watch(parts.runner, "runner", "submit", "finished")
-    die.watch(parts.sink, "sink", "write", "commit")
+    die.watch(parts.sink, "sink", "write", "begin", "confirm")
     return Engine(parts, limits, policy)
 
 

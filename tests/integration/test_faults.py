@@ -209,7 +209,7 @@ def test_the_partitions_of_a_killed_worker_are_served_again_soon(
 @pytest.mark.parametrize(("bug", "complaint"), [("early offsets", "lost"), ("late offsets", "duplicated")])
 def test_wrong_positions_are_noticed(kafka: Kafka, tmp_path: Path, bug: str, complaint: str) -> None:
     with Stream(kafka, tmp_path) as stream:
-        die_at_each(stream, ["after sink.commit", "before producer.commit_transaction"], slots=("a",), bug=bug)
+        die_at_each(stream, ["after sink.confirm", "before producer.commit_transaction"], slots=("a",), bug=bug)
         stream.start("a")
         report = stream.finish()
     assert complaint in report.complaints, report

@@ -1,14 +1,14 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from streamer.checkpoint import REFUSALS_MAX, Checkpoint, CommitPolicy
+from streamer.checkpoint import LOOK_S, REFUSALS_MAX, Checkpoint, CheckpointParts, CommitPolicy
 from streamer.clock import Deadline
 from streamer.codec import Identity, JsonCodec
-from streamer.errors import Aborted, Reason, Refused, Unclear, Unreachable, Wait
+from streamer.errors import Aborted, Reason, Refused, Temporary, Unclear, Unreachable, Wait
 from streamer.ledger import Lane
 from streamer.metrics import Metrics
-from streamer.records import Item, Record, Rejected
-from streamer.testing import FakeKafka, FakeSource, ManualClock
+from streamer.records import Item, Record, Rejected, Released
+from streamer.testing import FakeCommitter, FakeKafka, FakeSource, ManualClock
 from tests.echo import Echo
 
 
@@ -22,11 +22,16 @@ class Sink:
     def write(self, messages):
         self.written += messages
 
-    def commit(self, positions, deadline):
-        self.clock.sleep(self.seconds)
-        if self.plan and (error := self.plan.pop(0)):
-            raise error
-        self.kafka.committed |= positions
+    def begin(self, positions, deadline):
+        def commit():
+            self.clock.sleep(self.seconds)
+            if self.plan and (error := self.plan.pop(0)):
+                raise error
+            self.kafka.committed |= positions
+
+        return commit
+
+    def confirm(self):
         self.written = []
 
     def recover(self, deadline):
@@ -37,7 +42,7 @@ class Sink:
 
 
 class Setup:
-    def __init__(self, policy=None):
+    def __init__(self, policy=None, commit_s=0.0):
         self.clock = ManualClock()
         self.kafka = FakeKafka([])
         self.sink = Sink(self.clock, self.kafka)
@@ -45,20 +50,26 @@ class Setup:
         metrics = Metrics("echo", "0", CollectorRegistry())
         codec = JsonCodec(Echo(), Identity("echo", "0", "", "g"), self.clock, 10_000)
         self.checkpoint = Checkpoint(
-            FakeSource(self.kafka, self.clock),
-            self.sink,
-            codec,
-            self.clock,
+            CheckpointParts(
+                FakeSource(self.kafka, self.clock),
+                self.sink,
+                FakeCommitter(self.clock, seconds=commit_s),
+                codec,
+                self.clock,
+                metrics,
+            ),
             policy or CommitPolicy(interval_s=0.1, gap_s=0.005, rests=2.0),
-            metrics,
             lambda items, seconds: self.durable.extend(items),
         )
 
     def add(self, offset, partition=0):
         item = Item(Record("t", partition, offset, b"k", b"v", None, 0), Lane(partition))
         item.outcome = Rejected(Reason.INVALID, "m", "E")
-        self.checkpoint.add([item], {partition: offset + 1})
+        self.checkpoint.add([Released(partition, [item], item.record.size)])
         return item
+
+    def begin(self):
+        return self.checkpoint.begin(Deadline(self.clock, 10))
 
     def commit(self):
         return self.checkpoint.commit(Deadline(self.clock, 10))
@@ -203,3 +214,73 @@ def test_time_cures_what_is_no_refusal():
     for _ in range(51):
         setup.commit()
     assert setup.durable == [item]
+
+
+def test_a_commit_that_is_out_holds_up_nothing():
+    setup = Setup(commit_s=0.02)
+    first = setup.add(0)
+    setup.begin()
+    assert setup.due_in() == LOOK_S
+    second = setup.add(1)
+    setup.checkpoint.look()
+    assert setup.durable == []
+    setup.clock.sleep(0.02)
+    setup.checkpoint.look()
+    assert setup.durable == [first]
+    assert setup.kafka.committed == {0: 1}
+    assert len(setup.checkpoint) == 1
+    assert setup.due_in() == pytest.approx(0.04)
+    setup.commit()
+    assert setup.durable == [first, second]
+
+
+def test_after_an_abort_what_came_meanwhile_is_committed_behind_it():
+    setup = Setup(commit_s=0.02)
+    setup.sink.plan = [Aborted("a")]
+    first = setup.add(0)
+    setup.begin()
+    second = setup.add(1)
+    setup.clock.sleep(0.02)
+    setup.checkpoint.look()
+    assert len(setup.checkpoint) == 2
+    setup.commit()
+    assert setup.durable == [first, second]
+    assert setup.kafka.committed == {0: 2}
+
+
+def test_an_unclear_commit_says_nothing_of_what_came_meanwhile():
+    setup = Setup(commit_s=0.02)
+    setup.sink.plan = [Unclear("?")]
+    first = setup.add(0)
+    setup.begin()
+    second = setup.add(1)
+    setup.clock.sleep(0.02)
+    setup.checkpoint.look()
+    setup.kafka.committed = {0: 1}  # it had happened
+    setup.begin()
+    assert setup.durable == [first]
+    setup.checkpoint.wait()
+    assert setup.durable == [first, second]
+    assert setup.kafka.committed == {0: 2}
+
+
+def test_partitions_are_given_up_only_when_the_commit_that_is_out_has_ended():
+    setup = Setup(commit_s=5.0)
+    first = setup.add(0)
+    setup.begin()
+    setup.add(1)
+    setup.checkpoint.forget([0])
+    assert setup.durable == [first]
+    assert setup.kafka.committed == {0: 1}
+    assert len(setup.checkpoint) == 0
+    assert setup.checkpoint.bytes == 0
+
+
+def test_a_commit_that_ends_the_process_is_told_and_nothing_of_it_stays():
+    setup = Setup(commit_s=0.02)
+    setup.sink.plan = [Temporary("fenced")]
+    setup.add(0)
+    setup.begin()
+    with pytest.raises(Temporary):
+        setup.checkpoint.forget([0])
+    assert len(setup.checkpoint) == 0

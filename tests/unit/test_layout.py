@@ -10,20 +10,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = ["schemas", "streamer", "workers", "benchmarks", "tests"]
 ENGINE = [
-    ["errors", "clock", "records"],
+    ["errors", "clock", "garbage", "stopwatch", "records"],
     ["headers", "kafka_names", "settings", "config", "log", "metrics"],
-    ["models", "worker", "ports"],
+    ["derive", "models", "worker", "ports"],
     ["codec", "batcher", "ledger", "sharing", "dead_letters"],
-    ["source", "sink", "cache", "features", "runner"],
-    ["checkpoint", "health", "engine"],
+    ["source", "sink", "cache", "features", "graphs", "device", "runner"],
+    ["committer", "intake", "checkpoint", "health", "engine"],
     ["slot", "registry", "app"],
     ["testing"],
-    ["demo", "cli"],
+    ["demo", "bench", "cli"],
 ]
 ONE_HOME = {
     "redis": {"cache", "features", "demo"},
     "faust": {"windows"},
-    "prometheus_client": {"metrics", "health", "app", "testing", "demo"},
+    "prometheus_client": {"metrics", "health", "app", "testing", "demo", "bench"},
 }
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 

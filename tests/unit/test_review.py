@@ -25,7 +25,7 @@ from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records
 from tests.echo import CachedEcho, Echo, Ping, ping
 from tests.unit.test_codec import codec, decoded
-from tests.unit.test_sink import Setup, at_least_once
+from tests.unit.test_sink import Setup, at_least_once, durable
 from tests.unit.test_sink import error as said
 
 
@@ -213,18 +213,18 @@ def test_a_rebalance_elsewhere_does_not_hold_up_a_drain() -> None:
     kafka = FakeKafka(records([ping(n) for n in range(4)], worker.source))
     engine = engine_of(worker, kafka, Bench())
     parts = engine._parts
-    poll, commit, served = parts.source.poll, parts.sink.commit, []
+    poll, begin, served = parts.source.poll, parts.sink.begin, []
 
     def watched_poll(records_max: int, timeout_s: float) -> Any:
         served.append(records_max == 0)
         return poll(records_max, timeout_s)
 
-    def refusing_commit(positions: Any, deadline: Deadline) -> None:
+    def refusing_begin(positions: Any, deadline: Deadline) -> Any:
         if not any(served):  # the generation is that of the last poll
             raise Aborted("Specified group generation id is not valid")
-        commit(positions, deadline)
+        return begin(positions, deadline)
 
-    parts.source.poll, parts.sink.commit = watched_poll, refusing_commit  # type: ignore[method-assign]
+    parts.source.poll, parts.sink.begin = watched_poll, refusing_begin  # type: ignore[method-assign]
     engine.start()
     while kafka.unread():
         engine.step()
@@ -240,10 +240,10 @@ def test_bytes_that_wait_for_a_commit_are_bounded_too() -> None:
     kafka = FakeKafka(records(script, worker.source))
     engine = engine_of(worker, kafka, Bench(limits=Limits(in_flight_bytes_max=5_000, poll_max=1)))
 
-    def refusing_commit(positions: Any, deadline: Deadline) -> None:
+    def refusing_begin(positions: Any, deadline: Deadline) -> None:
         raise Aborted("no coordinator")
 
-    engine._parts.sink.commit = refusing_commit  # type: ignore[method-assign]
+    engine._parts.sink.begin = refusing_begin  # type: ignore[method-assign]
     engine.start()
     for _ in range(100):
         engine.step()
@@ -284,7 +284,7 @@ def test_at_least_once_says_what_the_client_refuses(error: Exception, kind: type
     sink._unsent = [Message("target", 0, b"k", b"v", [])]
     sink._producer.plan["produce"] = error
     with pytest.raises(kind) as caught:
-        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+        durable(sink)
     assert type(caught.value) is kind
     assert kafka.committed == {}
 
@@ -293,7 +293,7 @@ def test_at_least_once_names_a_missing_topic() -> None:
     sink, _, _ = at_least_once({})
     sink.write([Message("gone", 0, b"k", b"v", [])])
     with pytest.raises(Refused, match="streamer topics apply"):
-        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+        durable(sink)
 
 
 def test_a_setting_that_the_client_does_not_take_is_named() -> None:

@@ -57,6 +57,7 @@ benches = st.builds(
         dead_ratio_max=st.just(1.0),
         revoke_s=st.sampled_from([0.0, 0.01, 5.0]),
     ),
+    commit_s=st.sampled_from([0.0, 0.002, 0.3, 5.0]),
     seconds=st.sampled_from([0.0, 0.001, 0.2, 3.0]).map(lambda seconds: lambda batch: seconds),
 )
 

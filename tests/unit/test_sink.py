@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from streamer.clock import Deadline
+from streamer.committer import ThreadCommitter
 from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
 from streamer.records import Message
 from streamer.sink import AtLeastOnceSink, TransactionalSink
@@ -18,6 +19,12 @@ from streamer.testing import FakeKafka, FakeSource, ManualClock
 
 def error(code: int, **flags: bool) -> KafkaException:
     return KafkaException(KafkaError(code, "said", **flags))
+
+
+def durable(sink: Any, clock: Any = None) -> None:
+    """Commit all that was written, on this thread."""
+    sink.begin({0: 1}, Deadline(clock or ManualClock(), 10))()
+    sink.confirm()
 
 
 class FailingProducer:
@@ -46,7 +53,7 @@ class FailingProducer:
     def begin_transaction(self) -> None:
         self._call("begin")
 
-    def produce(self, topic: str, value: bytes, key: bytes, partition: int, **_: Any) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, *_: Any, **__: Any) -> None:
         self._call("produce")
         self.sent.append((topic, partition, value))
 
@@ -94,7 +101,7 @@ class Setup:
         self.sink.write([Message(topic, p, b"k", b"v%d" % p, []) for p in partitions or (0,)])
 
     def commit(self) -> None:
-        self.sink.commit({0: 1}, Deadline(self.clock, 10))
+        durable(self.sink, self.clock)
 
 
 def test_a_commit_is_one_transaction() -> None:
@@ -148,8 +155,12 @@ def test_a_client_that_never_returns_is_left_behind() -> None:
     hung = threading.Event()
     setup = Setup(offsets=lambda producer: hung.wait(60))
     setup.write()
+    committer = ThreadCommitter(setup.clock)
+    committer.start(setup.sink.begin({0: 1}, Deadline(setup.clock, 0.01)), Deadline(setup.clock, 0.01))
+    assert not committer.ended(0.01)
+    setup.clock.sleep(1)
     with pytest.raises(Unclear, match="does not return"):
-        setup.sink.commit({0: 1}, Deadline(setup.clock, 0.01))
+        committer.ended(0)
     setup.sink.recover(Deadline(setup.clock, 5))
     setup.commit()
     hung.set()
@@ -268,19 +279,34 @@ def test_at_least_once_publishes_before_the_commit() -> None:
     sink.write([Message("target", 0, b"k", b"v", [])])
     assert producer.sent == [("target", 0, b"v")]
     assert kafka.committed == {}
-    sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    durable(sink)
     assert kafka.committed == {0: 1}
 
 
 def test_at_least_once_lets_no_position_pass_a_message_that_was_refused() -> None:
     sink, producer, kafka = at_least_once({})
     callbacks: list[Any] = []
-    producer.produce = lambda *a, on_delivery, **k: callbacks.append(on_delivery)  # type: ignore[method-assign]
-    sink.write([Message("target", 0, b"k", b"v", [])])
-    callbacks.pop()(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no"), None)
+    refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no")
+    sent = SimpleNamespace(topic=lambda: "target", key=lambda: b"k", value=lambda: b"v", headers=lambda: None)
+    producer.produce = lambda *given, **_: callbacks.append(given[4])  # type: ignore[method-assign]
+    producer.plan["flush"] = lambda _: callbacks.pop()(refusal, sent)
+    sink.write([Message("target", 7, b"k", b"v", [])])
     with pytest.raises(Refused, match="grant Write"):
-        sink.commit({0: 1}, Deadline(ManualClock(), 5))
+        durable(sink)
     assert kafka.committed == {}
-    sink.commit({0: 1}, Deadline(ManualClock(), 5))
+    assert sink._refused[0][0] == Message("target", 7, b"k", b"v", [])
+    durable(sink)
     assert len(callbacks) == 1, "the message was not sent again"
+    assert kafka.committed == {0: 1}
+
+
+def test_at_least_once_gives_the_client_nothing_while_it_flushes() -> None:
+    sink, producer, kafka = at_least_once({})
+    sink.write([Message("target", 0, b"k", b"a", [])])
+    end = sink.begin({0: 1}, Deadline(ManualClock(), 5))
+    sink.write([Message("target", 0, b"k", b"b", [])])
+    assert [value for _, _, value in producer.sent] == [b"a"]
+    end()
+    sink.write([Message("target", 0, b"k", b"c", [])])
+    assert [value for _, _, value in producer.sent] == [b"a", b"b", b"c"]
     assert kafka.committed == {0: 1}

@@ -39,7 +39,7 @@ def answers(worker: Worker[Any, Any], events: list[Any]) -> list[Any]:
     """What the engine does with one batch."""
     with torch.inference_mode():
         outputs = worker.predict(worker.encode(events, [{}] * len(events)))
-    return worker.decode(events, outputs)
+    return [worker.answer.model_validate(answer) for answer in worker.decode(events, outputs)]
 
 
 def lead(**changes: object) -> LeadEvent:

@@ -58,10 +58,10 @@ class LeadScoring(Worker[LeadEvent, LeadScore]):
     def predict(self, tensors: Tensors) -> Tensors:
         return {"probability": self._network(tensors["numbers"], tensors["categories"]).sigmoid()}
 
-    def decode(self, events: Sequence[LeadEvent], outputs: Tensors) -> list[LeadScore]:
+    def decode(self, events: Sequence[LeadEvent], outputs: Tensors) -> list[dict[str, Any]]:
         return [
-            LeadScore(probability=probability, band=self._band(probability))
-            for event, probability in zip(events, outputs["probability"].tolist(), strict=True)
+            {"probability": probability, "band": self._band(probability)}
+            for probability in outputs["probability"].tolist()
         ]
 
     def cache_key(self, event: LeadEvent, features: Features) -> Hashable:

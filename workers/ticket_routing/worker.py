@@ -6,11 +6,12 @@ import json
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from random import Random
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from schemas import TICKET_ROUTES, Candidate, TicketEvent, TicketRoute
+from schemas import TICKET_ROUTES, TicketEvent, TicketRoute
 from streamer.models import Model
 from streamer.worker import Features, Tensors, Worker
 from workers.ticket_routing import simulation
@@ -52,15 +53,15 @@ class TicketRouting(Worker[TicketEvent, TicketRoute]):
         best = self._network(tensors["tokens"]).softmax(1).topk(CANDIDATES)
         return {"probability": best.values, "intent": best.indices}
 
-    def decode(self, events: Sequence[TicketEvent], outputs: Tensors) -> list[TicketRoute]:
+    def decode(self, events: Sequence[TicketEvent], outputs: Tensors) -> list[dict[str, Any]]:
         routes = []
         rows = zip(outputs["intent"].tolist(), outputs["probability"].tolist(), strict=True)
         for intents, probabilities in rows:
-            candidates = tuple(
-                Candidate(intent=self._intents[intent], probability=probability)
+            candidates = [
+                {"intent": self._intents[intent], "probability": probability}
                 for intent, probability in zip(intents, probabilities, strict=True)
-            )
-            routes.append(TicketRoute(intent=candidates[0].intent, candidates=candidates))
+            ]
+            routes.append({"intent": candidates[0]["intent"], "candidates": candidates})
         return routes
 
     def cost(self, event: TicketEvent) -> int:

@@ -1,0 +1,58 @@
+"""Waits for the broker while the owner thread goes on: a commit takes it many milliseconds, in which the device must
+not run dry."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from streamer.clock import Clock, Deadline
+from streamer.errors import Internal, Unclear
+from streamer.ports import Commit
+
+GRACE_S = 0.5
+"""A call that keeps to its deadline may end this much later."""
+
+
+class ThreadCommitter:
+    """Each commit on a thread of its own, which is left behind when it does not come back.
+
+    librdkafka holds `send_offsets_to_transaction` for ever when the group's coordinator goes away under it,
+    whatever timeout it is given (confluentinc/librdkafka#5456, #5511); the owner thread must go on.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._end: queue.SimpleQueue[BaseException | None] | None = None
+        self._give_up_at = 0.0
+
+    def start(self, commit: Commit, deadline: Deadline) -> None:
+        if self._end is not None:
+            raise Internal("a commit began before the last one had ended")
+        end: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                commit()
+            except BaseException as error:  # the owner raises it
+                end.put(error)
+            else:
+                end.put(None)
+
+        self._end, self._give_up_at = end, self._clock.now() + deadline.left() + GRACE_S
+        threading.Thread(target=run, name="commit", daemon=True).start()
+
+    def ended(self, timeout_s: float) -> bool:
+        if self._end is None:
+            raise Internal("no commit has begun")
+        try:
+            error = self._end.get(timeout=timeout_s) if timeout_s > 0 else self._end.get_nowait()
+        except queue.Empty:
+            if self._clock.now() < self._give_up_at:
+                return False
+            self._end = None
+            raise Unclear("the client does not return from a commit") from None
+        self._end = None
+        if error is not None:
+            raise error
+        return True
