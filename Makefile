@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types format bench lock clean
+.PHONY: help setup demo test lint types guard format bench peers lock clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,12 +27,18 @@ lint: setup ## Check style
 types: setup ## Check types
 	@$(BIN)/mypy
 
+guard: setup ## See that an event costs no more CPU than the committed figure says
+	@$(BIN)/python -m benchmarks.guard
+
 format: setup ## Rewrite the code in the agreed style
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: setup ## Measure how fast the engine keeps the device busy
-	@$(BIN)/python -m benchmarks.saturation
+bench: setup ## Measure against a hand-fused loop and the peers, in 20 minutes (FAST=1: 4)
+	@$(BIN)/python -m benchmarks
+
+peers: setup ## Install the peers of the benchmark, each in an environment of its own below .cache
+	@$(BIN)/python -m benchmarks.peers
 
 lock: setup ## Resolve pyproject.toml into requirements.lock again
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

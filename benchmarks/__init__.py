@@ -1,1 +1,1 @@
-"""What is measured, and how: `python -m benchmarks.replay` for answers, `python -m benchmarks.saturation` for speed."""
+"""What is measured, and how: `python -m benchmarks` for speed, `python -m benchmarks.replay` for answers."""

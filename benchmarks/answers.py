@@ -16,6 +16,7 @@ from streamer import headers
 from tests.services import ServiceError, end_offsets, unique
 
 STALL_S = 60.0
+PLACED_S = 15.0
 
 Place = tuple[int, int]
 """Partition and offset of an event in its source topic."""
@@ -29,7 +30,6 @@ class Answer(NamedTuple):
     place: Place
     event_id: str
     time_ms: int
-    cached: bool
     content: msgspec.Raw | None
 
 
@@ -58,7 +58,6 @@ class _Source(msgspec.Struct):
 class _Envelope(msgspec.Struct):
     event_id: str
     source: _Source
-    cache: str
     answer: msgspec.Raw
 
 
@@ -98,15 +97,15 @@ def places(start: Offsets, end: Offsets) -> list[Place]:
     return [(partition, offset) for partition in end for offset in range(start[partition], end[partition])]
 
 
-class Outputs:
-    """The predictions and dead letters of one worker from now on."""
+class Reader:
+    """Reads committed records of topics from given offsets on; what becomes of them, a subclass says in `take`."""
 
-    def __init__(self, bootstrap: str, source: str, target: str) -> None:
-        self.answers: list[Answer] = []
+    def __init__(self, bootstrap: str, starts: Mapping[str, Offsets]) -> None:
         self._bootstrap = bootstrap
-        self._topics = (target, dead_letters(source))
-        starts = {topic: end_offsets(bootstrap, topic) for topic in self._topics}
-        self._reached = {(topic, partition): offset for topic in starts for partition, offset in starts[topic].items()}
+        self._starts = starts
+        self._reached = {
+            (topic, partition): offset for topic, offsets in starts.items() for partition, offset in offsets.items()
+        }
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -119,24 +118,72 @@ class Outputs:
                 "fetch.queue.backoff.ms": 5,
             }
         )
+
+    def take(self, messages: Sequence[Any]) -> None:
+        """Keep what these records say."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin to fetch: until then a run is not disturbed."""
         self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._reached.items()])
 
-    def read(self, timeout_s: float) -> list[Answer]:
-        """What has come meanwhile; waits at most `timeout_s` for the first."""
-        found: list[Answer] = []
+    def grown(self, topic: str) -> int:
+        """By how much a topic has grown, up to an open transaction; the end of a transaction takes a place too."""
+        return sum(
+            self._consumer.get_watermark_offsets(TopicPartition(topic, partition), 15, cached=False)[1] - start
+            for partition, start in self._starts[topic].items()
+        )
+
+    def read(self, timeout_s: float) -> int:
+        """Take what has come meanwhile, and say how many; waits at most `timeout_s` for the first."""
         messages: list[Any] = self._consumer.consume(1, timeout_s)
         if messages:
             messages += self._consumer.consume(10_000, 0)
-        for message in messages:
-            error = message.error()
-            if error is None:
-                found.append(_answer(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
+        found = [message for message in messages if message.error() is None]
+        for message in messages if len(found) < len(messages) else ():
+            if (error := message.error()) is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
                 self._reached[message.topic(), message.partition()] = message.offset()
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                 raise KafkaException(error)
-        self.answers += found
-        return found
+        self.take(found)
+        return len(found)
+
+    def read_to_end(self) -> None:
+        """Read what else there is; call it when the worker has ended.
+
+        Raises:
+            ServiceError: a transaction stays open.
+        """
+        ends = {
+            (topic, partition): offset
+            for topic in self._starts
+            for partition, offset in end_offsets(self._bootstrap, topic).items()
+        }
+        give_up = time.monotonic() + STALL_S
+        while any(self._reached[at] < end for at, end in ends.items()):
+            if self.read(0.2):
+                give_up = time.monotonic() + STALL_S
+            elif time.monotonic() > give_up:
+                raise ServiceError(f"{', '.join(self._starts)} cannot be read to the end: a transaction is open")
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+
+class Outputs(Reader):
+    """The predictions and dead letters of one worker from now on."""
+
+    def __init__(self, bootstrap: str, source: str, target: str) -> None:
+        super().__init__(bootstrap, {topic: end_offsets(bootstrap, topic) for topic in (target, dead_letters(source))})
+        self.answers: list[Answer] = []
+        self.start()
+
+    def take(self, messages: Sequence[Any]) -> None:
+        """Keep the answers."""
+        self.answers += map(_answer, messages)
 
     def read_until(self, count: int, progress: Callable[[int], object], check: Callable[[], object]) -> None:
         """Read until `count` outcomes are there; `check` may end it.
@@ -147,7 +194,7 @@ class Outputs:
         moved = time.monotonic()
         while len(self.answers) < count:
             if found := self.read(0.2):
-                progress(len(found))
+                progress(found)
                 moved = time.monotonic()
             elif time.monotonic() - moved > STALL_S:
                 raise ServiceError(
@@ -155,36 +202,26 @@ class Outputs:
                 )
             check()
 
-    def read_to_end(self) -> None:
-        """Read what else there is; call it when the worker has ended.
-
-        Raises:
-            ServiceError: a transaction stays open.
-        """
-        ends = {
-            (topic, partition): offset
-            for topic in self._topics
-            for partition, offset in end_offsets(self._bootstrap, topic).items()
-        }
-        give_up = time.monotonic() + STALL_S
-        while any(self._reached[at] < end for at, end in ends.items()):
-            self.read(0.2)
-            if time.monotonic() > give_up:
-                raise ServiceError(f"{self._topics[0]} cannot be read to its end: a transaction is open")
-
-    def close(self) -> None:
-        """Let go of the broker."""
-        self._consumer.close()
-
     def __iter__(self) -> Iterator[Answer]:
         return iter(self.answers)
 
 
 def place_group(bootstrap: str, group: str, topic: str, offsets: Offsets) -> None:
-    """Let a group begin at these offsets: what earlier runs left on the topic is not its work."""
+    """Let a group begin at these offsets: what earlier runs left on the topic is not its work.
+
+    Raises:
+        ServiceError: the broker refuses; a broker that has just started does so for a moment.
+    """
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})
-    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, *at) for at in offsets.items()])
-    admin.alter_consumer_group_offsets([wanted])[group].result(15)
+    give_up = time.monotonic() + PLACED_S
+    while True:
+        wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, *at) for at in offsets.items()])
+        placed = admin.alter_consumer_group_offsets([wanted])[group].result(PLACED_S).topic_partitions
+        if not (refused := [partition.error for partition in placed if partition.error]):
+            return
+        if time.monotonic() > give_up:
+            raise ServiceError(f"group {group} cannot be placed on {topic}: {refused[0]}")
+        time.sleep(0.1)
 
 
 def window_rate(times_ms: Sequence[int]) -> float:
@@ -201,7 +238,6 @@ def _answer(message: Any) -> Answer:
     said = message.headers() or []
     if headers.last(said, headers.REASON) is not None:
         source = headers.dead_letter(said).source
-        return Answer((source.partition, source.offset), "", time_ms, False, None)
+        return Answer((source.partition, source.offset), "", time_ms, None)
     envelope = _decode(message.value())
-    place = (envelope.source.partition, envelope.source.offset)
-    return Answer(place, envelope.event_id, time_ms, envelope.cache == "hit", envelope.answer)
+    return Answer((envelope.source.partition, envelope.source.offset), envelope.event_id, time_ms, envelope.answer)

@@ -170,7 +170,7 @@ def summary(done: Sequence[Done]) -> str:
 
 def _wait(worker: WorkerProcess, outputs: Outputs, count: int) -> None:
     with progress() as bar:
-        task = bar.add_task(f"{worker.worker}: answered", total=count)
+        task = bar.add_task(f"{worker.name}: answered", total=count)
         outputs.read_until(count, lambda found: bar.advance(task, found), worker.check)
 
 

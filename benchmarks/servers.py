@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,12 +14,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from tests.services import ServiceError, start_kafka, start_redis
+from tests.services import ServiceError, start_kafka, start_redis, unique
 from tests.services.process import HOST, free_ports, tail
 
 READY_S = 120.0
 STOP_S = 40.0
-DONE = re.compile(r"^streamer_messages_produced_total\{.*\} (\S+)$", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Cluster(NamedTuple):
@@ -74,44 +73,29 @@ def run(*words: str, sets: Mapping[str, str], folder: Path) -> str:
     return done.stdout
 
 
-class WorkerProcess:
-    """`streamer run WORKER` until the end of the `with` block, which drains it."""
+class Child:
+    """A process under measurement, until the end of the `with` block, which asks it to drain by SIGTERM."""
 
-    def __init__(self, worker: str, sets: Mapping[str, str], folder: Path) -> None:
-        self.worker = worker
-        (self._port,) = free_ports(1)
-        self._log = folder / f"{worker}.log"
-        self._command = command("run", worker, sets={**sets, "http.port": str(self._port)}, folder=folder)
+    ends = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    """Exit codes of an orderly stop."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
+        self.name = name
+        self._command = list(command)
+        self._log = folder / f"{unique('log')}.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._child = subprocess.Popen(
-                self._command, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command, env=environment(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         code = self._end()
-        if code and kind is None:
-            raise ServiceError(f"{self.worker} ended with {code} where SIGTERM should drain it:\n{tail(self._log)}")
-
-    def wait_until_ready(self) -> None:
-        """Wait until it is warm and has its partitions.
-
-        Raises:
-            ServiceError: it ended, or took too long.
-        """
-        give_up = time.monotonic() + READY_S
-        while self._get("/readyz") is None:
-            self.check()
-            if time.monotonic() > give_up:
-                raise ServiceError(f"{self.worker} was not ready in {READY_S:.0f} s:\n{tail(self._log)}")
-            time.sleep(0.1)
-
-    def done(self) -> int:
-        """How many events have a durable outcome by its own count."""
-        return int(sum(float(count) for count in DONE.findall(self._get("/metrics") or "")))
+        if code not in self.ends and kind is None:
+            raise ServiceError(f"{self.name} ended with {code} where SIGTERM should drain it:\n{tail(self._log)}")
 
     def cpu_s(self) -> float:
         """CPU seconds of the whole process so far; 0 where the system has no /proc."""
@@ -120,6 +104,13 @@ class WorkerProcess:
             return 0.0
         user, system = stat.read_text().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self) -> float:
+        """Resident memory in MiB now; 0 where the system has no /proc."""
+        pages = Path(f"/proc/{self.pid}/statm")
+        if not pages.exists():
+            return 0.0
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     @property
     def pid(self) -> int:
@@ -130,15 +121,7 @@ class WorkerProcess:
     def check(self) -> None:
         """Raise ServiceError, with the end of its log, when it has ended by itself."""
         if self._child is not None and self._child.poll() is not None:
-            raise ServiceError(f"{self.worker} ended with {self._child.returncode}:\n{tail(self._log)}")
-
-    def _get(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{self._port}{path}", timeout=5) as answer:
-                text: str = answer.read().decode()
-                return text
-        except (urllib.error.URLError, OSError):
-            return None
+            raise ServiceError(f"{self.name} ended with {self._child.returncode}:\n{tail(self._log)}")
 
     def _end(self) -> int:
         assert self._child
@@ -151,6 +134,37 @@ class WorkerProcess:
             return self._child.wait()
 
 
+class WorkerProcess(Child):
+    """`streamer run WORKER`."""
+
+    ends = (0,)
+
+    def __init__(self, worker: str, sets: Mapping[str, str], folder: Path) -> None:
+        (self._port,) = free_ports(1)
+        words = command("run", worker, sets={**sets, "http.port": str(self._port)}, folder=folder)
+        super().__init__(Path(worker).name, words, folder)
+
+    def wait_until_ready(self) -> None:
+        """Wait until it is warm and has its partitions.
+
+        Raises:
+            ServiceError: it ended, or took too long.
+        """
+        give_up = time.monotonic() + READY_S
+        while not self._is_ready():
+            self.check()
+            if time.monotonic() > give_up:
+                raise ServiceError(f"{self.name} was not ready in {READY_S:.0f} s:\n{tail(self._log)}")
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{self._port}/readyz", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
 def settings(servers: Cluster, group: str, delivery: str = "exactly_once", cached: bool = True) -> dict[str, str]:
     """The settings of a worker under measurement, by their dotted names."""
     redis = {"cache.url": servers.redis_url} if cached else {}
@@ -160,8 +174,3 @@ def settings(servers: Cluster, group: str, delivery: str = "exactly_once", cache
 def connection(servers: Cluster) -> dict[str, str]:
     """The settings that every verb needs. A broker in a container is not loopback, and it is a throw-away one."""
     return {"kafka.bootstrap_servers": servers.bootstrap, "allow_insecure": "true"}
-
-
-def shown(words: Sequence[str]) -> str:
-    """A command as one would type it."""
-    return "streamer " + " ".join(words)
