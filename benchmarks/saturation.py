@@ -23,7 +23,7 @@ from tests.services import ServiceError
 
 COMMIT_MS = 100
 FUSED, OURS, FUSED_TEXT, OURS_TEXT = 220_000, 150_000, 1_500, 4_000
-PEERS = {"bytewax": 70_000, "quix": 50_000, "arroyo": 20_000, "faststream": 12_000, "faust": 6_500}
+PEERS = {"bytewax": 70_000, "quix": 50_000, "arroyo": 45_000, "faststream": 12_000, "faust": 6_500}
 """Events a second, about, on two cores: they size the shares of the backlog."""
 LIMIT_MIN = {"at_least_once": 0.65, "exactly_once": 0.60}
 PEERS_MIN, PADDED_MIN, RAW_MIN = 1.7, 2.2, 0.90

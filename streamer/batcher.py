@@ -52,6 +52,15 @@ class BatchPolicy(msgspec.Struct, frozen=True):
     goal_s: float | None = None
     buckets: tuple[int, ...] = BUCKETS
 
+    def bound(self, cost: int) -> int:
+        """The length that an item of this cost is padded to when it is the longest of its batch's bucket."""
+        at = bisect_left(self.buckets, cost)
+        return self.buckets[at] if at < len(self.buckets) else cost
+
+    def items_of(self, bound: int) -> int:
+        """How many items of one bucket fill a batch."""
+        return max(1, min(self.items_max, self.cost_max // bound))
+
 
 class CostModel:
     """Time of a batch as `a + b * cost`: least squares over the batches seen, the older the less they count."""
@@ -107,7 +116,7 @@ class Batcher:
         """Let items wait from `now` on; `item.cost` says their length, `item.due` when their answer is due."""
         by_bound: dict[int, list[Item]] = {}
         for cost, run in groupby(items, attrgetter("cost")):
-            by_bound.setdefault(self._bound(cost), []).extend(run)
+            by_bound.setdefault(self._policy.bound(cost), []).extend(run)
         for bound, joining in by_bound.items():
             bucket = self._buckets.get(bound)
             if bucket is None:
@@ -151,7 +160,7 @@ class Batcher:
         bound = self._choose(reason)
         bounds = [bound] if self._fills(bound) else self._together(bound)
         longest = bounds[-1]
-        room = max(1, min(self._budget(now, bound), self._items_max(longest) * longest) // longest)
+        room = max(1, min(self._budget(now, bound), self._policy.items_of(longest) * longest) // longest)
         waited_s = now - min(self._buckets[each][0][0] for each in bounds)
         if len(bounds) == 1 or sum(len(self._buckets[each]) for each in bounds) <= room:
             items = [item for each in bounds for item in self._pop(each, room)]
@@ -165,7 +174,7 @@ class Batcher:
         bounds = sorted(self._buckets)
         best_s, cuts = [0.0], [0]  # of the first n buckets: their time, and where their last batch begins
         for end, longest in enumerate(bounds):
-            count, items_max, found = 0, self._items_max(longest), (math.inf, end)
+            count, items_max, found = 0, self._policy.items_of(longest), (math.inf, end)
             for start in range(end, -1, -1):
                 count += len(self._buckets[bounds[start]])
                 batches = -(-count // items_max)
@@ -178,19 +187,11 @@ class Batcher:
             end = cuts[end]
         return bounds[cuts[end] : end]
 
-    def _bound(self, cost: int) -> int:
-        buckets = self._policy.buckets
-        at = bisect_left(buckets, cost)
-        return buckets[at] if at < len(buckets) else cost
-
-    def _items_max(self, bound: int) -> int:
-        return max(1, min(self._policy.items_max, self._policy.cost_max // bound))
-
     def _fills(self, bound: int) -> bool:
-        return len(self._buckets[bound]) >= self._items_max(bound)
+        return len(self._buckets[bound]) >= self._policy.items_of(bound)
 
     def _seconds(self, bound: int) -> float:
-        return self._costs.seconds(bound * min(len(self._buckets[bound]), self._items_max(bound)))
+        return self._costs.seconds(bound * min(len(self._buckets[bound]), self._policy.items_of(bound)))
 
     def _heads(self) -> list[tuple[int, Item]]:
         return [(bound, bucket[0][1]) for bound, bucket in self._buckets.items()]
@@ -207,7 +208,7 @@ class Batcher:
     def _budget(self, now: float, bound: int) -> int:
         """The padded cost that this batch may have: what the limits and, for an event that can still make
         its goal, the goal leave."""
-        budget = self._items_max(bound) * bound
+        budget = self._policy.items_of(bound) * bound
         due = self._buckets[bound][0][1].due
         per_cost, fixed_s = self._costs.per_cost_s, self._costs.fixed_s
         if due is None or per_cost == 0:

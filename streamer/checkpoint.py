@@ -25,11 +25,12 @@ WAIT_S = 0.1
 class CommitPolicy(msgspec.Struct, frozen=True):
     """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`: back to
     back the broker is still completing the last, answers CONCURRENT_TRANSACTIONS, and all take ten times as
-    long. It never waits longer than `interval_s`, for which it gathers under backlog. One commit may take
-    `timeout_s`."""
+    long. It never waits longer than `interval_s`, for which it gathers under backlog. What is ready is handed to the
+    broker `open_s` after a commit, ahead of the next. One commit may take `timeout_s`."""
 
     interval_s: float = 0.1
     gap_s: float = 0.005
+    open_s: float = 0.003
     rests: float = 2.0
     timeout_s: float = 10.0
 
@@ -70,6 +71,8 @@ class Checkpoint:
         self._out = False
         self._unclear = False
         self._not_before = 0.0
+        self._open_at = 0.0
+        self._ahead = 0  # of the gathered items, how many the broker has
         self._ended = 0.0
         self._failures = 0
         self._refusals = 0
@@ -107,10 +110,33 @@ class Checkpoint:
             return LOOK_S
         if not self._gathered.positions and not self._begun and self.clear:
             return None
-        at = self._not_before
-        if len(self._gathered.items) >= backlog_items:
-            at = max(at, self._ended + self._policy.interval_s)
+        at = self._due_at(backlog_items)
+        if self._ahead < len(self._gathered.items) and self.clear:
+            at = min(at, self._open_at)
         return at - now
+
+    def _due_at(self, backlog_items: int) -> float:
+        backlog = len(self._gathered.items) >= backlog_items
+        return max(self._not_before, self._ended + self._policy.interval_s) if backlog else self._not_before
+
+    def advance(self, backlog_items: int, timeout_s: float) -> Positions:
+        """Do what is due: note the end of a commit, begin one, or hand over what gathers for the next.
+
+        Returns and raises as `begin`; `timeout_s` is that of a commit.
+        """
+        self.look()
+        wait_s = self.due_in(self._parts.clock.now(), backlog_items)
+        if self._out or wait_s is None or wait_s > 0:
+            return {}
+        deadline = Deadline(self._parts.clock, timeout_s)
+        if self._due_at(backlog_items) <= self._parts.clock.now():
+            return self.begin(deadline)
+        try:
+            self._parts.sink.hand_over(deadline)
+            self._ahead = len(self._gathered.items)
+        except Wait as error:
+            self._failed(error)
+        return {}
 
     def begin(self, deadline: Deadline) -> Positions:
         """Begin to commit everything added; `look` says how it ended. Never raises for what time may cure: it is
@@ -176,12 +202,12 @@ class Checkpoint:
         finally:
             gone = set(partitions)
             self._parts.sink.forget(partitions)
-            self._gathered = _without(self._gathered, gone)
+            self._gathered, self._ahead = _without(self._gathered, gone), 0
             self._begun = _without(self._begun, gone) if self._begun else None
 
     def _take(self) -> Begun:
         """What the next commit is about: all that gathered, after what the last one did not get done."""
-        gathered, self._gathered = self._gathered, Begun([], {}, 0, 0.0)
+        gathered, self._gathered, self._ahead = self._gathered, Begun([], {}, 0, 0.0), 0
         if self._begun:
             gathered.items = self._begun.items + gathered.items
             gathered.positions = self._begun.positions | gathered.positions
@@ -213,6 +239,7 @@ class Checkpoint:
         self._parts.sink.confirm()
         self._failures = self._refusals = 0
         self._ended = now = self._parts.clock.now()
+        self._open_at = now + min(self._policy.open_s, self._policy.gap_s)
         if begun is None:
             return
         self._not_before = now + self._rest(now - begun.at)
@@ -236,7 +263,8 @@ class Checkpoint:
         first_s, most_s = BACKOFF_S
         pause_s = min(most_s, first_s * 2 ** min(self._failures, 10))
         self._failures += 1
-        self._not_before = self._parts.clock.now() + pause_s
+        self._not_before = self._open_at = self._parts.clock.now() + pause_s
+        self._ahead = 0
         log.warning(what, error=str(error), again_in_s=pause_s)
 
 

@@ -253,10 +253,7 @@ class Engine:
         self._checkpoint.add(released)
 
     def _commit_if_due(self) -> None:
-        self._checkpoint.look()
-        wait_s = self._commit_wait(self._parts.clock.now())
-        if wait_s is not None and wait_s <= 0:
-            self._go_on_from(self._checkpoint.begin(Deadline(self._parts.clock, self._commit_timeout_s)))
+        self._go_on_from(self._checkpoint.advance(self._limits.poll_max, self._commit_timeout_s))
 
     def _go_on_from(self, moved: Positions) -> None:
         """Let go of partitions that somebody else has moved, and read on from there."""

@@ -94,10 +94,7 @@ def worth_recording(worker: Worker[Any, Any], policy: BatchPolicy) -> Iterator[l
     random = Random(0)  # noqa: S311 (for samples, not for secrets)
     by_bound: dict[int, list[Event]] = {}
     for event in [worker.example, *(worker.sample(random, number) for number in range(SAMPLES))]:
-        cost = worker.cost(event)
-        at = bisect_left(policy.buckets, cost)
-        bound = policy.buckets[at] if at < len(policy.buckets) else cost
-        by_bound.setdefault(bound, []).append(event)
+        by_bound.setdefault(policy.bound(worker.cost(event)), []).append(event)
     for bound, rows in plan(by_bound, policy):
         yield list(islice(cycle(by_bound[bound]), rows))
 
@@ -108,7 +105,7 @@ def plan(bounds: Iterable[int], policy: BatchPolicy) -> Iterator[tuple[int, int]
     Full batches (largest first, so that one pool of memory serves all), then by growing powers of two what a
     runner with little to do is given: a batch is padded to at most twice its rows.
     """
-    fulls = {bound: max(1, min(policy.items_max, policy.cost_max // bound)) for bound in sorted(bounds, reverse=True)}
+    fulls = {bound: policy.items_of(bound) for bound in sorted(bounds, reverse=True)}
     yield from fulls.items()
     ladders = [[(bound, 1 << n) for n in range((full - 1).bit_length())] for bound, full in fulls.items()]
     yield from (step for step in chain.from_iterable(zip_longest(*ladders)) if step)

@@ -68,6 +68,12 @@ class Sink(Protocol):
     def write(self, messages: Sequence[Message]) -> None:
         """Take messages in order. At-least-once publishes as soon as it can, exactly-once at the commit."""
 
+    def hand_over(self, deadline: Deadline) -> None:
+        """Let the broker have what was written so far, ahead of the commit that will make it visible.
+
+        Raises as `begin` does.
+        """
+
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
         """Hand over everything written so far: the call that is returned makes it and `positions` durable.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ CURES: Mapping[int, str] = {
 UNSENT = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 """What the client itself refuses, before anything is sent: no doubt about what happened."""
 POLL_S = 0.05
+ROLL_BACK_S = 5.0
 
 
 class _Partitions:
@@ -54,7 +55,7 @@ class _Partitions:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def learn(self, producer: Any, messages: Sequence[Message], deadline: Deadline) -> Mapping[str, int]:
+    def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
         """The partition counts of at least the topics of these messages.
 
         Raises:
@@ -129,7 +130,9 @@ def _abort(producer: Any, said: str, deadline: Deadline, code: int = KafkaError.
 
 
 class TransactionalSink:
-    """Predictions, dead letters and positions in one transaction, opened only when all of it is ready.
+    """Predictions, dead letters and positions in one transaction, opened only for what is ready.
+
+    It is opened a little before its commit, so that the broker has its messages when the commit comes.
 
     librdkafka speaks the protocol in which a delayed request of one transaction can land in the next
     (no KIP-890 part 2). So whatever is not plainly committed or plainly aborted ends this producer: `recover`
@@ -163,37 +166,56 @@ class TransactionalSink:
         self._partitions = _Partitions()
         self._messages: list[Message] = []
         self._begun: list[Message] = []
+        self._sent = 0  # of those that are begun, how many are in the open transaction
+        self._open_since: float | None = None
         self._producer: Any = None
         self._disturbed = False
 
     def write(self, messages: Sequence[Message]) -> None:
         self._messages += messages
 
-    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+    def hand_over(self, deadline: Deadline) -> None:
         self._begun += self._messages
         self._messages = []
-        if self._producer is None or self._disturbed:
-            self.recover(deadline)
-        group = self._source.group()
-        producer = self._producer
-        counts = self._partitions.learn(producer, self._begun, deadline)
-        offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
-        started = self._clock.now()
+        if self._begun:
+            self._open(deadline)
 
-        def produce() -> None:
-            producer.begin_transaction()
-            _produce(producer, deque(self._begun), counts, deadline)
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        group = self._source.group()
+        self._begun += self._messages
+        self._messages = []
+        producer, started = self._open(deadline)
+        self._open_since, self._sent = None, 0  # whatever comes of it, it ends now
+        offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
 
         def end() -> None:
             producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
             producer.commit_transaction(deadline.left(at_least=0.1))
             producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
 
-        self._in_transaction(producer, produce, started, deadline)
         return lambda: self._in_transaction(producer, end, started, deadline)
 
     def confirm(self) -> None:
         self._begun = []
+
+    def _open(self, deadline: Deadline) -> tuple[Any, float]:
+        """Have all that is begun in a transaction; its producer, and when it was opened."""
+        if self._open_since is None and (self._producer is None or self._disturbed):
+            self.recover(deadline)
+        producer, began = self._producer, self._open_since
+        started = self._clock.now() if began is None else began
+        unsent = deque(self._begun[self._sent :])
+        counts = self._partitions.learn(producer, unsent, deadline)
+
+        def produce() -> None:
+            if began is None:
+                producer.begin_transaction()
+            _produce(producer, unsent, counts, deadline)
+
+        self._open_since, self._sent = None, 0  # unless all of it goes well
+        self._in_transaction(producer, produce, started, deadline)
+        self._open_since, self._sent = started, len(self._begun)
+        return producer, started
 
     def _in_transaction(self, producer: Any, call: Callable[[], None], started: float, deadline: Deadline) -> None:
         """Call, on whatever thread, and raise what a failure means. The producer is given, as a thread that was
@@ -206,6 +228,7 @@ class TransactionalSink:
             _abort(producer, f"transaction: {error}", deadline)
 
     def recover(self, deadline: Deadline) -> None:
+        self._open_since, self._sent = None, 0
         if self._producer is not None:
             self._producer.purge()
         self._producer = None
@@ -222,12 +245,28 @@ class TransactionalSink:
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = _without(self._messages, partitions)
-        self._begun = _without(self._begun, partitions)
+        kept = _without(self._begun, partitions)
+        if self._open_since is not None and len(kept) < len(self._begun):
+            self._roll_back(Deadline(self._clock, ROLL_BACK_S))
+        self._begun = kept
 
     def close(self, deadline: Deadline) -> None:
-        """Nothing is open between two commits, so there is nothing to finish."""
+        """What is open was not committed in time, and must not hold up who reads the topics."""
         self._messages, self._begun = [], []
+        if self._open_since is not None:
+            self._roll_back(deadline)
         self._producer = None
+
+    def _roll_back(self, deadline: Deadline) -> None:
+        """End the open transaction with nothing, or else its producer: the next one's start ends it."""
+        self._open_since, self._sent = None, 0
+        try:
+            _abort(self._producer, "messages of partitions that were given up", deadline)
+        except Aborted:
+            return
+        except Unclear as error:
+            log.warning("cannot roll back; a new producer will", error=str(error))
+            self._disturbed = True
 
     def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> None:
         """Turn what a transactional call said into what to do about it. Always raises."""
@@ -287,6 +326,9 @@ class AtLeastOnceSink:
             self._send(Deadline(self._clock, 1.0))
         except Wait as error:
             log.warning("sink waits", error=str(error))
+
+    def hand_over(self, deadline: Deadline) -> None:
+        """It has everything already, but what waits for a flush."""
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
         self._unsent = [message for message, _ in self._refused] + self._unsent

@@ -1,8 +1,8 @@
 """Arroyo (sentry-arroyo): BatchStep, a RunTask that scores and publishes a batch, CommitOffsets.
 
 Its own steps for publishing, UnbatchStep and Produce, make several objects and a future for each event: with them it
-does less than half as many events a second. At least once: the task ends when its outputs are acknowledged, and
-positions are committed after it, every 100 ms.
+does less than half as many events a second. At least once: the task ends when its outputs are flushed, and positions
+are committed after it, every 100 ms. As in the fused loop, an output that the broker refuses for good is not noticed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """FastStream: a batch subscriber and a batch publisher of its confluent broker, on uvloop as its command line has it.
 
 At least once: a batch is published and flushed before it is acknowledged, which commits it, and one that fails is read
-again. Confirmation message by message is off, since the flush does the same in less time; so are its validation of
-arguments and its decoding of each message, which `Work` does.
+again. Confirmation message by message is off, since one flush waits for all in less time; but an output that the broker
+refuses for good is then not noticed. Off too are its validation of arguments and its decoding, which `Work` does.
 """
 
 from __future__ import annotations

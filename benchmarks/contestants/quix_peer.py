@@ -2,8 +2,8 @@
 
 Not its first idiom, which is `apply` row by row: that runs the model on one event at a time, and is several times
 slower. At least once: a checkpoint flushes the sink, and the sink its producer, before it commits. A checkpoint comes
-after four of the model's best batches or 100 ms, for each waits until its outputs are acknowledged and its positions
-committed.
+after four of the model's best batches or 100 ms, for each waits until its outputs are flushed and its positions
+committed. As in the fused loop, an output that the broker refuses for good is not noticed.
 """
 
 from __future__ import annotations

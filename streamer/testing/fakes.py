@@ -173,11 +173,14 @@ class FakeSink:
     def write(self, messages: Sequence[Message]) -> None:
         self._messages += messages
 
-    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+    def hand_over(self, deadline: Deadline) -> None:
         if self._needs_recovery:
-            raise Internal("begin() after Unclear without recover()")
+            raise Internal("a transaction was opened after Unclear without recover()")
         self._begun += self._messages
         self._messages = []
+
+    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        self.hand_over(deadline)
         return lambda: self._commit(positions)
 
     def confirm(self) -> None:

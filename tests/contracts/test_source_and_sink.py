@@ -265,6 +265,37 @@ def test_what_is_forgotten_is_not_published_by_a_transaction(place: Place) -> No
     source.close()
 
 
+def test_what_is_handed_over_is_published_once_and_in_order_with_the_rest(place: Place) -> None:
+    place.append(1)
+    source, _ = joined(place)
+    sink = place.sink(source)
+    read(source, 1)
+    sink.write(messages(place, b"a"))
+    sink.hand_over(Deadline(place.clock, 10))
+    sink.write(messages(place, b"b"))
+    sink.hand_over(Deadline(place.clock, 10))
+    sink.write(messages(place, b"c"))
+    commit(place, sink, {0: 1})
+    assert place.read() == [b"a", b"b", b"c"]
+    source.close()
+
+
+def test_what_was_handed_over_and_is_forgotten_is_not_published(place: Place) -> None:
+    if place.guarantee == "at_least_once":
+        return  # it has published already
+    place.append(1)
+    source, _ = joined(place)
+    sink = place.sink(source)
+    read(source, 1)
+    sink.write(messages(place, b"a"))
+    sink.hand_over(Deadline(place.clock, 10))
+    sink.forget([0])
+    sink.write(messages(place, b"b"))
+    commit(place, sink, {0: 1})
+    assert place.read() == [b"b"]
+    source.close()
+
+
 def test_recover_keeps_what_was_written(place: Place) -> None:
     place.append(1)
     source, _ = joined(place)

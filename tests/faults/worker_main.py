@@ -38,6 +38,8 @@ POINTS = (
     "after runner.finished",
     "before sink.write",
     "after sink.write",
+    "before sink.hand_over",
+    "after sink.hand_over",
     "before sink.begin",
     "after source.group",
     "before producer.begin_transaction",
@@ -245,7 +247,7 @@ def _engine(die: Failpoint, parts: Parts, limits: Limits, policy: CommitPolicy) 
     die.watch(parts.source, "source", "poll", "group", "commit")
     die.watch(parts.codec, "codec", "decode_many")
     die.watch(parts.runner, "runner", "submit", "finished")
-    die.watch(parts.sink, "sink", "write", "begin", "confirm")
+    die.watch(parts.sink, "sink", "write", "hand_over", "begin", "confirm")
     return Engine(parts, limits, policy)
 
 

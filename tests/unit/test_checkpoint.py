@@ -17,7 +17,7 @@ class Sink:
 
     def __init__(self, clock, kafka):
         self.clock, self.kafka = clock, kafka
-        self.plan, self.seconds, self.written, self.recovered = [], 0.0, [], 0
+        self.plan, self.seconds, self.written, self.handed, self.recovered = [], 0.0, [], [], 0
 
     def write(self, messages):
         self.written += messages
@@ -33,6 +33,11 @@ class Sink:
 
     def confirm(self):
         self.written = []
+
+    def hand_over(self, deadline):
+        if self.plan and (error := self.plan.pop(0)):
+            raise error
+        self.handed = list(self.written)
 
     def recover(self, deadline):
         self.recovered += 1
@@ -77,6 +82,12 @@ class Setup:
     def due_in(self, backlog_items=100):
         return self.checkpoint.due_in(self.clock.now(), backlog_items)
 
+    def commits_in(self, backlog_items=100):
+        return self.checkpoint._due_at(backlog_items) - self.clock.now()
+
+    def advance(self):
+        return self.checkpoint.advance(backlog_items=100, timeout_s=10)
+
 
 def test_with_nothing_to_commit_nothing_is_due():
     setup = Setup()
@@ -99,7 +110,7 @@ def test_the_next_commit_waits_twice_what_the_last_took():
     setup.add(0)
     setup.commit()
     setup.add(1)
-    assert setup.due_in() == pytest.approx(0.040)
+    assert setup.commits_in() == pytest.approx(0.040)
 
 
 def test_and_no_less_than_the_gap():
@@ -107,7 +118,7 @@ def test_and_no_less_than_the_gap():
     setup.add(0)
     setup.commit()
     setup.add(1)
-    assert setup.due_in() == pytest.approx(0.005)
+    assert setup.commits_in() == pytest.approx(0.005)
 
 
 def test_but_no_longer_than_the_interval_after_a_slow_one():
@@ -116,7 +127,7 @@ def test_but_no_longer_than_the_interval_after_a_slow_one():
     setup.add(0)
     setup.commit()
     setup.add(1)
-    assert setup.due_in() == pytest.approx(0.1)
+    assert setup.commits_in() == pytest.approx(0.1)
 
 
 def test_under_backlog_outcomes_gather_for_the_interval():
@@ -124,7 +135,7 @@ def test_under_backlog_outcomes_gather_for_the_interval():
     setup.add(0)
     setup.commit()
     setup.add(1)
-    assert setup.due_in(backlog_items=1) == pytest.approx(0.1)
+    assert setup.commits_in(backlog_items=1) == pytest.approx(0.1)
 
 
 def test_an_aborted_commit_is_written_again_after_growing_pauses():
@@ -229,7 +240,7 @@ def test_a_commit_that_is_out_holds_up_nothing():
     assert setup.durable == [first]
     assert setup.kafka.committed == {0: 1}
     assert len(setup.checkpoint) == 1
-    assert setup.due_in() == pytest.approx(0.04)
+    assert setup.commits_in() == pytest.approx(0.04)
     setup.commit()
     assert setup.durable == [first, second]
 
@@ -284,3 +295,42 @@ def test_a_commit_that_ends_the_process_is_told_and_nothing_of_it_stays():
     with pytest.raises(Temporary):
         setup.checkpoint.forget([0])
     assert len(setup.checkpoint) == 0
+
+
+def test_what_is_ready_is_handed_over_soon_after_a_commit_and_committed_when_that_is_due():
+    setup = Setup()
+    setup.sink.seconds = 0.020
+    setup.add(0)
+    setup.advance()
+    setup.advance()
+    assert setup.kafka.committed == {0: 1}
+    setup.add(1)
+    assert setup.due_in() == pytest.approx(0.003)  # open_s; the commit itself is due after twice its time
+    setup.advance()
+    assert setup.sink.handed == []
+    setup.clock.sleep(0.003)
+    setup.advance()
+    assert len(setup.sink.handed) == 1
+    assert setup.kafka.committed == {0: 1}
+    assert setup.due_in() == pytest.approx(0.037)
+    setup.clock.sleep(0.037)
+    setup.advance()
+    setup.checkpoint.wait()
+    assert setup.kafka.committed == {0: 2}
+
+
+@pytest.mark.parametrize("error", [Aborted("a"), Wait("b"), Unclear("c")])
+def test_a_hand_over_that_fails_is_made_good_by_the_commit(error):
+    setup = Setup()
+    first = setup.add(0)
+    setup.commit()
+    second = setup.add(1)
+    setup.clock.sleep(0.003)
+    setup.sink.plan = [error]
+    setup.advance()
+    assert setup.durable == [first]
+    setup.clock.sleep(setup.due_in())
+    setup.advance()
+    setup.checkpoint.wait()
+    assert setup.durable == [first, second]
+    assert setup.sink.recovered == isinstance(error, Unclear)

@@ -121,6 +121,82 @@ def test_equal_partition_counts_keep_the_partition_and_others_fold_it() -> None:
     assert [(topic, partition) for topic, partition, _ in setup.producers[0].sent] == [("target", 4), ("three", 1)]
 
 
+def hand_over(setup: Setup) -> None:
+    setup.sink.hand_over(Deadline(setup.clock, 10))
+
+
+def test_what_is_handed_over_is_in_the_transaction_that_the_commit_ends() -> None:
+    setup = Setup()
+    setup.write(0)
+    hand_over(setup)
+    setup.write(1)
+    hand_over(setup)
+    setup.write(2)
+    setup.commit()
+    assert setup.producers[0].calls == [
+        "init", "list_topics", "begin", "produce", "produce", "produce", "offsets", "commit", "poll",
+    ]  # fmt: skip
+    assert [partition for _, partition, _ in setup.producers[0].sent] == [0, 1, 2]
+
+
+def test_handing_over_nothing_opens_nothing() -> None:
+    setup = Setup()
+    hand_over(setup)
+    assert setup.producers == []
+
+
+@pytest.mark.parametrize("call", ["begin", "produce"])
+def test_a_hand_over_that_is_rolled_back_is_written_again_whole(call: str) -> None:
+    setup = Setup()
+    setup.write(0)
+    if call == "produce":
+        hand_over(setup)
+        setup.write(1)
+    setup.plan[call] = error(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True)
+    with pytest.raises(Aborted):
+        hand_over(setup)
+    before = len(setup.producers[0].sent)
+    setup.commit()
+    assert [partition for _, partition, _ in setup.producers[0].sent[before:]] == [0, 1][: 1 + (call == "produce")]
+    assert setup.producers[0].calls.count("abort") == 1
+
+
+def test_what_is_given_up_leaves_the_open_transaction_and_the_rest_is_written_again() -> None:
+    setup = Setup()
+    setup.write(0, 1)
+    hand_over(setup)
+    setup.sink.forget([0])
+    assert setup.producers[0].calls[-2:] == ["abort", "poll"]
+    setup.commit()
+    assert [partition for _, partition, _ in setup.producers[0].sent] == [0, 1, 1]
+
+
+def test_what_was_not_in_it_leaves_it_open() -> None:
+    setup = Setup()
+    setup.write(0)
+    hand_over(setup)
+    setup.write(1)
+    setup.sink.forget([1])
+    assert "abort" not in setup.producers[0].calls
+
+
+def test_a_transaction_that_cannot_be_rolled_back_costs_a_new_producer() -> None:
+    setup = Setup(abort=error(KafkaError._TIMED_OUT))
+    setup.write(0, 1)
+    hand_over(setup)
+    setup.sink.forget([0])
+    setup.commit()
+    assert [partition for _, partition, _ in setup.producers[1].sent] == [1]
+
+
+def test_what_is_open_at_the_end_is_rolled_back() -> None:
+    setup = Setup()
+    setup.write(0)
+    hand_over(setup)
+    setup.sink.close(Deadline(setup.clock, 5))
+    assert "abort" in setup.producers[0].calls
+
+
 @pytest.mark.parametrize("call", ["begin", "produce", "offsets", "commit"])
 def test_what_needs_an_abort_is_rolled_back_and_written_again(call: str) -> None:
     setup = Setup(**{call: error(KafkaError.ILLEGAL_GENERATION, txn_requires_abort=True)})
@@ -253,7 +329,7 @@ def test_without_membership_nothing_is_begun() -> None:
     setup.source.close()
     with pytest.raises(Wait):
         setup.commit()
-    assert "begin" not in setup.producers[0].calls
+    assert setup.producers == []
 
 
 def test_a_full_queue_is_waited_for() -> None:

@@ -1,0 +1,246 @@
+"""A whole engine without a broker: records from memory, a sink that counts, everything between as in `streamer run`."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from schemas import Event
+from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.cache import ContentKey, NearCache
+from streamer.checkpoint import CommitPolicy
+from streamer.clock import Deadline, SystemClock
+from streamer.codec import Identity, JsonCodec
+from streamer.committer import ThreadCommitter
+from streamer.device import Device, Launched, open_device
+from streamer.engine import Engine, Limits, Parts
+from streamer.features import NoFeatures
+from streamer.garbage import QuietCollector
+from streamer.graphs import Predict, worth_recording
+from streamer.health import Health
+from streamer.metrics import Metrics
+from streamer.ports import Rebalance
+from streamer.records import Message, Positions, Record
+from streamer.runner import Inference, ThreadRunner
+from streamer.worker import Tensors, Worker
+
+PARTITIONS = 4
+RUN = 500
+"""Records of one partition that come one after the other, as a consumer finds a backlog."""
+CHECKED = 2000
+CUT = 0.1
+"""Of a run at each end: it starts, and the last batches are not full."""
+ANSWER_BYTES_MAX = 100_000
+DRAIN_S = 60.0
+
+
+class Backlog:
+    """`count` records, which repeat `values`."""
+
+    def __init__(self, topic: str, values: Sequence[bytes], count: int) -> None:
+        self._topic, self._values, self._count = topic, values, count
+        self._at = 0
+
+    def subscribe(self, rebalance: Rebalance) -> None:
+        rebalance.assigned(range(PARTITIONS))
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+        start, self._at = self._at, min(self._at + records_max, self._count)
+        if start == self._at and records_max:
+            time.sleep(timeout_s)
+        values, topic = self._values, self._topic
+        return [
+            Record(topic, n // RUN % PARTITIONS, n, b"key-%d" % n, values[n % len(values)], None, 1)
+            for n in range(start, self._at)
+        ]
+
+    def group(self) -> str:
+        return "nobody else"
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        return {}
+
+    def commit(self, positions: Positions) -> None:
+        """Nothing is kept."""
+
+    def rewind(self, positions: Positions) -> None:
+        raise AssertionError("nobody has moved a partition")
+
+    def lag(self) -> dict[int, int]:
+        return {}
+
+    def close(self) -> None:
+        """There is no group to leave."""
+
+
+class Counter:
+    """A sink that counts, and keeps the first answers."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.first: list[Message] = []
+
+    def write(self, messages: Sequence[Message]) -> None:
+        self.messages += len(messages)
+        if len(self.first) < CHECKED:
+            self.first += messages
+
+    def begin(self, positions: Positions, deadline: Deadline) -> Callable[[], None]:
+        return lambda: None
+
+    def confirm(self) -> None:
+        """Nothing is kept."""
+
+    def recover(self, deadline: Deadline) -> None:
+        """Nothing is ever unclear."""
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+    def close(self, deadline: Deadline) -> None:
+        """Nothing is open."""
+
+
+class Watched:
+    """A device, and how long it computed."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.computed_s = 0.0
+        self.batches = 0
+
+    def launch(self, predict: Predict, tensors: Tensors) -> Launched:
+        return Timed(self, self._device.launch(predict, tensors))
+
+    def record(self, predict: Predict, tensors: Tensors) -> bool:
+        return self._device.record(predict, tensors)
+
+
+class Timed:
+    """A batch that tells the device's watch how long it took."""
+
+    def __init__(self, watch: Watched, launched: Launched) -> None:
+        self._watch, self._launched = watch, launched
+
+    def ready(self) -> bool:
+        return self._launched.ready()
+
+    def wait(self) -> Tensors:
+        outputs = self._launched.wait()
+        self._watch.computed_s += self._launched.seconds()
+        self._watch.batches += 1
+        return outputs
+
+    def seconds(self) -> float:
+        return self._launched.seconds()
+
+
+class Sight(NamedTuple):
+    """A moment of a run: seconds, but for the counts."""
+
+    at: float
+    messages: int
+    batches: int
+    computed: float
+    owner: float
+    process: float
+
+
+class Run(NamedTuple):
+    """What a run showed between its ends: `idle` is the share of time in which no batch computed, `owner_us` and
+    `others_us` the CPU time an event of the engine's own thread and of all others, the runner's first."""
+
+    events_per_s: float
+    idle: float
+    batch: float
+    owner_us: float
+    others_us: float
+    graphs: int
+    first: list[Message]
+
+
+def serve(
+    worker: Worker[Any, Any], values: Sequence[bytes], count: int, policy: BatchPolicy, device: torch.device
+) -> Run:
+    """Answer `count` events with a worker that is loaded.
+
+    Raises:
+        AssertionError: not every event got an outcome.
+    """
+    watched, sink = Watched(open_device(device)), Counter()
+    inference = Inference(worker, watched, ANSWER_BYTES_MAX)
+    graphs = inference.record(worth_recording(worker, policy))
+    runner, garbage = ThreadRunner(inference), QuietCollector()
+    source = Backlog(worker.source, values, count)
+    engine = Engine(_parts(worker, source, sink, runner, policy, garbage), Limits(), CommitPolicy())
+    garbage.start()
+    runner.start()
+    engine.start()
+
+    def until(share: float) -> Sight:
+        while sink.messages < share * count:
+            engine.step()
+        return Sight(
+            time.perf_counter(),
+            sink.messages,
+            watched.batches,
+            watched.computed_s,
+            time.thread_time(),
+            time.process_time(),
+        )
+
+    start, end = until(CUT), until(1 - CUT)
+    until(1)
+    engine.drain(Deadline(SystemClock(), DRAIN_S))
+    gc.enable()
+    gc.unfreeze()
+    assert sink.messages == count, f"{sink.messages} outcomes for {count} events"
+    seconds, events = end.at - start.at, end.messages - start.messages
+    owner = end.owner - start.owner
+    return Run(
+        events_per_s=events / seconds,
+        idle=1 - (end.computed - start.computed) / seconds,
+        batch=events / max(1, end.batches - start.batches),
+        owner_us=owner / events * 1e6,
+        others_us=(end.process - start.process - owner) / events * 1e6,
+        graphs=graphs,
+        first=sink.first[:CHECKED],
+    )
+
+
+def _parts(
+    worker: Worker[Any, Any],
+    source: Backlog,
+    sink: Counter,
+    runner: ThreadRunner,
+    policy: BatchPolicy,
+    garbage: QuietCollector,
+) -> Parts:
+    clock, costs = SystemClock(), CostModel()
+    return Parts(
+        worker=worker,
+        source=source,
+        sink=sink,
+        committer=ThreadCommitter(clock),
+        codec=JsonCodec(worker, Identity(worker.name, "0", "0", "bench"), clock, ANSWER_BYTES_MAX),
+        cache=NearCache(clock, 1, 1.0),
+        content_key=ContentKey(b"bench", worker.name, "0", "0"),
+        features=NoFeatures(),
+        batcher=Batcher(policy, costs),
+        costs=costs,
+        runner=runner,
+        clock=clock,
+        metrics=Metrics(worker.name, "0", CollectorRegistry()),
+        health=Health(),
+        garbage=garbage,
+    )
+
+
+def values_of(events: Sequence[Event]) -> list[bytes]:
+    """Events as they are on a topic."""
+    return [event.model_dump_json().encode() for event in events]
