@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from benchmarks.offline import CHECKED, Backlog, Counter
 from schemas import Event
 from streamer.batcher import Batcher, BatchPolicy, CostModel
 from streamer.cache import ContentKey, NearCache
@@ -24,86 +25,14 @@ from streamer.garbage import QuietCollector
 from streamer.graphs import Predict, worth_recording
 from streamer.health import Health
 from streamer.metrics import Metrics
-from streamer.ports import Rebalance
-from streamer.records import Message, Positions, Record
+from streamer.records import Message
 from streamer.runner import Inference, ThreadRunner
 from streamer.worker import Tensors, Worker
 
-PARTITIONS = 4
-RUN = 500
-"""Records of one partition that come one after the other, as a consumer finds a backlog."""
-CHECKED = 2000
 CUT = 0.1
 """Of a run at each end: it starts, and the last batches are not full."""
 ANSWER_BYTES_MAX = 100_000
 DRAIN_S = 60.0
-
-
-class Backlog:
-    """`count` records, which repeat `values`."""
-
-    def __init__(self, topic: str, values: Sequence[bytes], count: int) -> None:
-        self._topic, self._values, self._count = topic, values, count
-        self._at = 0
-
-    def subscribe(self, rebalance: Rebalance) -> None:
-        rebalance.assigned(range(PARTITIONS))
-
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
-        start, self._at = self._at, min(self._at + records_max, self._count)
-        if start == self._at and records_max:
-            time.sleep(timeout_s)
-        values, topic = self._values, self._topic
-        return [
-            Record(topic, n // RUN % PARTITIONS, n, b"key-%d" % n, values[n % len(values)], None, 1)
-            for n in range(start, self._at)
-        ]
-
-    def group(self) -> str:
-        return "nobody else"
-
-    def committed(self, partitions: Sequence[int], timeout_s: float) -> Positions:
-        return {}
-
-    def commit(self, positions: Positions) -> None:
-        """Nothing is kept."""
-
-    def rewind(self, positions: Positions) -> None:
-        raise AssertionError("nobody has moved a partition")
-
-    def lag(self) -> dict[int, int]:
-        return {}
-
-    def close(self) -> None:
-        """There is no group to leave."""
-
-
-class Counter:
-    """A sink that counts, and keeps the first answers."""
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.first: list[Message] = []
-
-    def write(self, messages: Sequence[Message]) -> None:
-        self.messages += len(messages)
-        if len(self.first) < CHECKED:
-            self.first += messages
-
-    def begin(self, positions: Positions, deadline: Deadline) -> Callable[[], None]:
-        return lambda: None
-
-    def confirm(self) -> None:
-        """Nothing is kept."""
-
-    def recover(self, deadline: Deadline) -> None:
-        """Nothing is ever unclear."""
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Nothing is kept."""
-
-    def close(self, deadline: Deadline) -> None:
-        """Nothing is open."""
 
 
 class Watched:

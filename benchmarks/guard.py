@@ -19,6 +19,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from benchmarks import report, work
+from benchmarks.offline import Backlog, Counter
 from benchmarks.workers import Tabular
 from streamer.batcher import BatchPolicy
 from streamer.checkpoint import CommitPolicy
@@ -27,55 +28,13 @@ from streamer.engine import Engine, Limits
 from streamer.garbage import QuietCollector
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Message, Positions, Record
-from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock
+from streamer.testing import Bench, FakeKafka, ManualClock
 from streamer.testing.serving import parts_of
 
 EVENTS = 40_000
 TURNS = 7
 GROWN_MAX = 1.25
 BASELINE = report.RESULTS / "guard.json"
-
-
-class Backlog(FakeSource):
-    """All records at once, in runs of one partition, as a consumer finds a backlog."""
-
-    def __init__(self, records: Sequence[Record], clock: ManualClock) -> None:
-        super().__init__(FakeKafka([]), clock)
-        self._records = records
-        self._at = 0
-
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
-        found = self._records[self._at : self._at + records_max]
-        self._at += len(found)
-        if not found:
-            super().poll(0, timeout_s)
-        return list(found)
-
-
-class Nowhere:
-    """A sink that counts what it is given."""
-
-    def __init__(self) -> None:
-        self.messages = 0
-
-    def write(self, messages: Sequence[Message]) -> None:
-        self.messages += len(messages)
-
-    def begin(self, positions: Positions, deadline: Deadline) -> Callable[[], None]:
-        return lambda: None
-
-    def confirm(self) -> None:
-        """Nothing is kept."""
-
-    def recover(self, deadline: Deadline) -> None:
-        """Nothing is ever unclear."""
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Nothing is kept."""
-
-    def close(self, deadline: Deadline) -> None:
-        """Nothing is open."""
 
 
 def main() -> None:
@@ -103,32 +62,31 @@ def measure(values: Sequence[bytes]) -> tuple[float, float]:
     """CPU microseconds an event of the engine and of the bare work: the fastest of some turns each."""
     todo, worker = work.make("tabular"), Tabular()
     worker.load(Model.none(worker.name), torch.device("cpu"))
-    records = [Record(worker.source, n // 500 % 4, n, b"key-%d" % n, value, None, 1) for n, value in enumerate(values)]
     engine, bare = [], []
     for _ in range(TURNS):
-        engine.append(timed(lambda: serve(worker, records)))
+        engine.append(timed(lambda: serve(worker, values)))
         bare.append(timed(lambda: [todo.run(values[at : at + 1024]) for at in range(0, len(values), 1024)]))
     return min(engine) / len(values) * 1e6, min(bare) / len(values) * 1e6
 
 
-def serve(worker: Tabular, records: Sequence[Record]) -> None:
-    """All records through a whole engine; the runner's work is done on this thread.
+def serve(worker: Tabular, values: Sequence[bytes]) -> None:
+    """All events through a whole engine; the runner's work is done on this thread.
 
     Raises:
-        AssertionError: not every record got an outcome.
+        AssertionError: not every event got an outcome.
     """
-    clock, sink = ManualClock(), Nowhere()
+    clock, sink = ManualClock(), Counter()
     metrics = Metrics(worker.name, "0", CollectorRegistry())
     model = Model.none(worker.name)
     bench = Bench(batch=BatchPolicy(), limits=Limits(), seconds=lambda batch: 0.001)
     parts = parts_of(worker, FakeKafka([]), bench, clock=clock, faults=iter(()), metrics=metrics, model=model)
-    parts = msgspec.structs.replace(parts, source=Backlog(records, clock), sink=sink)
+    parts = msgspec.structs.replace(parts, source=Backlog(worker.source, values, len(values)), sink=sink)
     engine = Engine(parts, bench.limits, CommitPolicy())
     engine.start()
-    while sink.messages < len(records):
+    while sink.messages < len(values):
         engine.step()
     engine.drain(Deadline(clock, 10))
-    assert sink.messages == len(records)
+    assert sink.messages == len(values)
 
 
 def timed(call: Callable[[], object]) -> float:

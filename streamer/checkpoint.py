@@ -94,8 +94,9 @@ class Checkpoint:
     def add(self, released: Sequence[Released]) -> None:
         """Take what a ledger released, in order."""
         gathered = self._gathered
+        if messages := [message for run in released for message in self._parts.codec.encode_many(run.items)]:
+            self._parts.sink.write(messages)
         for run in released:
-            self._parts.sink.write(self._parts.codec.encode_many(run.items))
             gathered.items += run.items
             gathered.positions[run.partition] = run.position
             gathered.size += run.size
@@ -135,6 +136,7 @@ class Checkpoint:
             self._parts.sink.hand_over(deadline)
             self._ahead = len(self._gathered.items)
         except Wait as error:
+            self._take()  # what the sink has begun is what this is about
             self._failed(error)
         return {}
 
@@ -171,11 +173,10 @@ class Checkpoint:
         ended = True
         try:
             ended = self._parts.committer.ended(timeout_s)
-        except Wait as error:
-            self._failed(error)
-        else:
             if ended:
                 self._committed()
+        except Wait as error:
+            self._failed(error)
         finally:
             self._out = not ended
 
@@ -187,6 +188,8 @@ class Checkpoint:
     def commit(self, deadline: Deadline) -> Positions:
         """Commit everything added, and wait for the end of it: `begin`, in one piece."""
         self.wait()
+        if deadline.passed():
+            return {}  # what is begun now could only end in doubt
         moved = self.begin(deadline)
         self.wait()
         return moved
@@ -217,26 +220,26 @@ class Checkpoint:
         return gathered
 
     def _resolve(self, deadline: Deadline) -> Positions:
-        """Decide what an unclear commit did: a transaction is whole, so one partition at its new position
-        says that all of it happened."""
+        """Decide what an unclear commit did: a transaction is whole, so one partition before its new position says
+        that nothing of it happened."""
         self._parts.sink.recover(deadline)
         positions = self._begun.positions if self._begun else {}  # none, when all of them have been given up since
         committed = self._parts.source.committed(list(positions), deadline.left(at_least=0.5)) if positions else {}
         self._unclear = False
-        if any(committed.get(p) == offset for p, offset in positions.items()):
+        if positions and all(committed.get(p, -1) >= offset for p, offset in positions.items()):
             log.info("an unclear commit had happened")
             self._committed()
-            return {}
+            return {p: committed[p] for p, offset in positions.items() if committed[p] > offset}
         log.info("an unclear commit had not happened; it is written again")
-        moved = {p: committed[p] for p, offset in positions.items() if committed.get(p, -1) > offset}
+        moved = {p: committed[p] for p, offset in positions.items() if committed.get(p, -1) >= offset}
         if moved:
             log.warning("somebody else has committed beyond this replica", positions=moved)
             self.forget(list(moved))
         return moved
 
     def _committed(self) -> None:
-        begun, self._begun = self._begun, None
         self._parts.sink.confirm()
+        begun, self._begun = self._begun, None
         self._failures = self._refusals = 0
         self._ended = now = self._parts.clock.now()
         self._open_at = now + min(self._policy.open_s, self._policy.gap_s)

@@ -54,5 +54,8 @@ class ThreadCommitter:
             raise Unclear("the client does not return from a commit") from None
         self._end = None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # a cycle with this frame would keep the client alive until the collector runs
         return True

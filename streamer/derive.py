@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from enum import Enum
 from types import FunctionType
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -50,11 +51,18 @@ class Derived(msgspec.Struct, frozen=True):
 _models: dict[type[Derived], type[BaseModel]] = {}
 
 
-def derive(model: type[BaseModel]) -> type[Derived] | None:
+class Origin(Enum):
+    """Where the values come from. Only Python's can be infinite or no number, or of a type that merely resembles."""
+
+    JSON = "bytes"
+    PYTHON = "dicts"
+
+
+def derive(model: type[BaseModel], origin: Origin = Origin.JSON) -> type[Derived] | None:
     """The struct with the fields, defaults, constraints, properties and methods of a model; None when some part of
     the model cannot be derived exactly."""
     try:
-        return _Derivation(model.__pydantic_core_schema__).struct(model)
+        return _Derivation(model.__pydantic_core_schema__, origin).struct(model)
     except _Underivable:
         return None
 
@@ -106,7 +114,8 @@ def _plain(value: Any) -> Any:
 class _Derivation:
     """One walk over pydantic's own description of what it validates."""
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], origin: Origin) -> None:
+        self._origin = origin
         self._definitions = {part["ref"]: part for part in schema.get("definitions", ())}
         self._root = schema["schema"] if schema["type"] == "definitions" else schema
         self._open: list[str] = []
@@ -144,6 +153,8 @@ class _Derivation:
 
     def _float(self, schema: Mapping[str, Any]) -> Any:
         _only(schema, BOUNDS | {"allow_inf_nan"})
+        if self._origin is Origin.PYTHON and not schema.get("allow_inf_nan", True):
+            raise _Underivable("infinite")
         return _limited(float, schema, BOUNDS)
 
     def _str(self, schema: Mapping[str, Any]) -> Any:
@@ -198,6 +209,8 @@ class _Derivation:
         _only(schema, {"cls", "schema", "config", "custom_init", "root_model", "frozen"})
         model, config, inner = schema["cls"], schema.get("config", {}), schema["schema"]
         extra = config.get("extra_fields_behavior", "ignore")
+        if self._origin is Origin.PYTHON and (config.get("strict") or not config.get("allow_inf_nan", True)):
+            raise _Underivable(model.__name__)
         if schema.get("custom_init") or schema.get("root_model") or set(config) - CONFIG or extra == "allow":
             raise _Underivable(model.__name__)
         if inner["type"] != "model-fields" or inner.get("computed_fields"):

@@ -86,7 +86,7 @@ class Sink(Protocol):
         """
 
     def confirm(self) -> None:
-        """What was begun is durable: let go of its messages."""
+        """The call has ended well: let go of its messages. Raises `Wait` when the positions are not durable yet."""
 
     def recover(self, deadline: Deadline) -> None:
         """After `Unclear`: a new producer, after which no straggler of the old one can happen. Raises `Wait`."""

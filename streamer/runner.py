@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from schemas import Event
 from streamer import device as devices
 from streamer.clock import Deadline
-from streamer.derive import derive
+from streamer.derive import Origin, derive
 from streamer.device import Device, Launched, open_device
 from streamer.errors import Internal, Reason, Reject, Temporary
 from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
@@ -46,7 +46,7 @@ class Answers:
     def __init__(self, model: type[BaseModel], bytes_max: int) -> None:
         self._model = model
         self._bytes_max = bytes_max
-        self._struct = derive(model)
+        self._struct = derive(model, Origin.PYTHON)
         self._to_json = model.__pydantic_serializer__.to_json
         self._encode = msgspec.json.Encoder().encode
 
@@ -67,10 +67,9 @@ class Answers:
         if self._struct is None or set(map(type, answers)) != {dict}:
             return []
         try:
-            checked = msgspec.convert(answers, list[self._struct])  # type: ignore[name-defined]
-        except msgspec.ValidationError:
+            return list(map(self._encode, msgspec.convert(answers, list[self._struct])))  # type: ignore[name-defined]
+        except Exception:  # whatever it is (a numpy string, say), pydantic has the last word
             return []
-        return list(map(self._encode, checked))
 
     def _dump(self, answer: BaseModel | Mapping[str, Any]) -> bytes:
         if isinstance(answer, Mapping):
@@ -166,22 +165,33 @@ class Inference:
         Raises:
             Temporary: the device itself is broken; only a new process helps.
         """
-        items, failed = pending.items, pending.failed
-        if failed is None:
-            try:
-                return self._answer(pending)
-            except torch.AcceleratorError as error:
-                # A device-side assert or an illegal access poisons the whole context: every later call fails too.
-                raise _broken(error) from error
-            except Exception as error:
-                failed = rejection(error)
-        if len(items) == 1:
-            return [failed]
-        half = len(items) // 2
-        started = time.perf_counter()
-        outcomes = self.run(items[:half]) + self.run(items[half:])
+        outcomes = self._try(pending)
+        if not isinstance(outcomes, Rejected):
+            return outcomes
+        items, started = pending.items, time.perf_counter()
+        if len(items) > 1:
+            half = len(items) // 2
+            outcomes = self.run(items[:half]) + self.run(items[half:])
+        elif outcomes.reason is Reason.OUT_OF_MEMORY:
+            # The batch before may have held the memory that was missing; now nothing else is on the device.
+            again = self._try(self.begin(items))
+            outcomes = [again] if isinstance(again, Rejected) else again
+        else:
+            outcomes = [outcomes]
         pending.seconds += time.perf_counter() - started
         return outcomes
+
+    def _try(self, pending: Pending) -> list[Answered] | Rejected:
+        """The answers of a batch, or why there are none."""
+        if pending.failed is not None:
+            return pending.failed
+        try:
+            return self._answer(pending)
+        except torch.AcceleratorError as error:
+            # A device-side assert or an illegal access poisons the whole context: every later call fails too.
+            raise _broken(error) from error
+        except Exception as error:
+            return rejection(error)
 
     def _encode(self, items: Sequence[Item]) -> Tensors:
         events = [item.event for item in items]

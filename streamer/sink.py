@@ -1,10 +1,10 @@
-"""Outcomes to Kafka: two classes for the two guarantees, one shape. The only place that knows the producer."""
+"""Outcomes to Kafka: two classes for the two guarantees, one shape."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,121 +12,21 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
-from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
+from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
 from streamer.ports import Commit, Source
+from streamer.producing import COMMON, CURES, UNSENT, MakeProducer, Partitions, abort, made, produce
 from streamer.records import Message, Positions
 
 log = structlog.get_logger(__name__)
 
-MakeProducer = Callable[[dict[str, Any]], Any]
-Told = Callable[[int], Callable[[KafkaError | None, Any], None]]
-"""Gives for a source partition what is to be called about each of its messages."""
-
-COMMON: Mapping[str, str] = {
-    "enable.idempotence": "true",
-    "acks": "all",
-    # Topics are made on purpose, with the right number of partitions: streamer topics apply.
-    "allow.auto.create.topics": "false",
-    "linger.ms": "1",
-    # What is too large for the topic is found before it is sent; this only must not be the narrower limit.
-    "message.max.bytes": "8388608",
-    "queue.buffering.max.messages": "200000",
-}
 DISTURBED = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
-CURES: Mapping[int, str] = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART: "make the topics: streamer topics apply",
-    KafkaError._UNKNOWN_TOPIC: "make the topics: streamer topics apply",
-    KafkaError._UNKNOWN_PARTITION: "make the topics: streamer topics apply",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target and the dead-letter topic",
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on the transactional id's prefix",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
-    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower limits.record_bytes_max",
-}
-UNSENT = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
-"""What the client itself refuses, before anything is sent: no doubt about what happened."""
-POLL_S = 0.05
 ROLL_BACK_S = 5.0
-
-
-class _Partitions:
-    """Folds source partitions onto a topic's: equal counts keep the number, so order holds even without keys
-    and a join downstream finds equal partitions. Asked once a topic, so that a key never moves in mid-run."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
-        """The partition counts of at least the topics of these messages.
-
-        Raises:
-            Wait: the broker does not say (`Refused`: there is no such topic).
-        """
-        for topic in {message.topic for message in messages} - self._counts.keys():
-            self._counts[topic] = _partition_count(producer, topic, deadline)
-        return self._counts
-
-
-def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
-    try:
-        metadata = producer.list_topics(topic, timeout=deadline.left(at_least=0.1)).topics[topic]
-    except KafkaException as error:
-        raise Wait(f"partitions of {topic}: {error.args[0].str()}") from error
-    if metadata.error is not None and metadata.error.code() not in CURES:
-        raise Wait(f"partitions of {topic}: {metadata.error.str()}")  # its leader is being elected, say
-    if metadata.error is not None or not metadata.partitions:
-        raise Refused(f"topic {topic}: {metadata.error or 'no partitions'}; {CURES[KafkaError._UNKNOWN_TOPIC]}")
-    return len(metadata.partitions)
 
 
 def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
     """The messages that do not come from these source partitions."""
     gone = set(partitions)
     return [message for message in messages if message.partition not in gone]
-
-
-def _produce(
-    producer: Any, messages: deque[Message], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
-) -> None:
-    """Hand messages to the client, in order, and take them out; `told` hears of those that it cannot deliver.
-
-    Raises:
-        Wait: its queue is full and stays full.
-    """
-    produce = producer.produce
-    while messages:
-        message = messages[0]
-        topic, partition = message.topic, message.partition
-        # An empty list of headers would double the time of the call, and so would names for its arguments.
-        headers = {"headers": message.headers} if message.headers else {}
-        callback = told(partition) if told else None
-        try:
-            produce(topic, message.value, message.key, partition % counts[topic], callback, **headers)
-            messages.popleft()
-        except BufferError as error:  # the queue is full: let it drain
-            if deadline.passed():
-                raise Wait("the producer's queue is full") from error
-            producer.poll(POLL_S)
-
-
-def _made(make: MakeProducer, config: dict[str, Any]) -> Any:
-    try:
-        return make(config)
-    except KafkaException as error:
-        said = error.args[0]
-        kind = BadConfig if said.code() == KafkaError._INVALID_ARG else Temporary
-        raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
-
-
-def _abort(producer: Any, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
-    """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
-    try:
-        producer.abort_transaction(deadline.left(at_least=0.5))
-    except KafkaException as error:
-        raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
-    producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
-    if code in CURES:
-        raise Refused(f"{said}; {CURES[code]}")
-    raise Aborted(said)
 
 
 class TransactionalSink:
@@ -163,7 +63,7 @@ class TransactionalSink:
         self._source_topic = source_topic
         self._clock = clock
         self._make_producer = make_producer
-        self._partitions = _Partitions()
+        self._partitions = Partitions()
         self._messages: list[Message] = []
         self._begun: list[Message] = []
         self._sent = 0  # of those that are begun, how many are in the open transaction
@@ -181,7 +81,11 @@ class TransactionalSink:
             self._open(deadline)
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
-        group = self._source.group()
+        try:
+            group = self._source.group()
+        except Wait:
+            self._roll_back("this replica is not a member of its group now", deadline)  # nobody should wait for it
+            raise
         self._begun += self._messages
         self._messages = []
         producer, started = self._open(deadline)
@@ -207,13 +111,13 @@ class TransactionalSink:
         unsent = deque(self._begun[self._sent :])
         counts = self._partitions.learn(producer, unsent, deadline)
 
-        def produce() -> None:
+        def write_all() -> None:
             if began is None:
                 producer.begin_transaction()
-            _produce(producer, unsent, counts, deadline)
+            produce(producer, unsent, counts, deadline)
 
         self._open_since, self._sent = None, 0  # unless all of it goes well
-        self._in_transaction(producer, produce, started, deadline)
+        self._in_transaction(producer, write_all, started, deadline)
         self._open_since, self._sent = started, len(self._begun)
         return producer, started
 
@@ -225,14 +129,14 @@ class TransactionalSink:
         except KafkaException as error:
             self._failed(producer, error.args[0], self._clock.now() - started, deadline)
         except Wait as error:
-            _abort(producer, f"transaction: {error}", deadline)
+            abort(producer, f"transaction: {error}", deadline)
 
     def recover(self, deadline: Deadline) -> None:
         self._open_since, self._sent = None, 0
         if self._producer is not None:
             self._producer.purge()
         self._producer = None
-        producer = _made(self._make_producer, self._config)
+        producer = made(self._make_producer, self._config)
         try:
             producer.init_transactions(deadline.left(at_least=0.5))
         except KafkaException as error:
@@ -247,21 +151,22 @@ class TransactionalSink:
         self._messages = _without(self._messages, partitions)
         kept = _without(self._begun, partitions)
         if self._open_since is not None and len(kept) < len(self._begun):
-            self._roll_back(Deadline(self._clock, ROLL_BACK_S))
+            self._roll_back("some of its partitions were given up", Deadline(self._clock, ROLL_BACK_S))
         self._begun = kept
 
     def close(self, deadline: Deadline) -> None:
         """What is open was not committed in time, and must not hold up who reads the topics."""
         self._messages, self._begun = [], []
-        if self._open_since is not None:
-            self._roll_back(deadline)
+        self._roll_back("there was no time to commit it", deadline)
         self._producer = None
 
-    def _roll_back(self, deadline: Deadline) -> None:
-        """End the open transaction with nothing, or else its producer: the next one's start ends it."""
+    def _roll_back(self, why: str, deadline: Deadline) -> None:
+        """End a transaction that is open with nothing, or else its producer: the next one's start ends it."""
+        if self._open_since is None:
+            return
         self._open_since, self._sent = None, 0
         try:
-            _abort(self._producer, "messages of partitions that were given up", deadline)
+            abort(self._producer, why, deadline)
         except Aborted:
             return
         except Unclear as error:
@@ -278,7 +183,7 @@ class TransactionalSink:
                 "give each replica its own kafka.slot"
             )
         if error.txn_requires_abort() or error.code() in UNSENT:
-            _abort(producer, said, deadline, error.code())
+            abort(producer, said, deadline, error.code())
         raise Unclear(said)
 
     def _on_error(self, error: KafkaError) -> None:
@@ -299,7 +204,7 @@ class AtLeastOnceSink:
         clock: Clock,
         make_producer: MakeProducer = Producer,
     ) -> None:
-        self._producer = _made(
+        self._producer = made(
             make_producer,
             {
                 **COMMON,
@@ -312,11 +217,12 @@ class AtLeastOnceSink:
         )
         self._source = source
         self._clock = clock
-        self._partitions = _Partitions()
+        self._partitions = Partitions()
         self._unsent: list[Message] = []
         self._refused: list[tuple[Message, KafkaError]] = []
         self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
         self._flushing = False
+        self._positions: Positions = {}
 
     def write(self, messages: Sequence[Message]) -> None:
         self._unsent += messages
@@ -347,12 +253,14 @@ class AtLeastOnceSink:
                 # Kept, and sent again by the next commit; no position passes them.
                 _, error = self._refused[0]
                 raise Refused(f"the broker refuses messages: {error.str()}; {CURES.get(error.code(), 'see its log')}")
-            self._source.commit(positions)
 
+        self._positions = positions
         return end
 
     def confirm(self) -> None:
-        """What was acknowledged is kept no longer."""
+        """All before the positions is acknowledged; they are committed here, on the owner's thread: on another one the
+        call waits for the client's lock, which `consume` holds, for as long as little comes in."""
+        self._source.commit(self._positions)
 
     def recover(self, deadline: Deadline) -> None:
         """After a flush that did not come back: its messages are still the client's."""
@@ -369,7 +277,7 @@ class AtLeastOnceSink:
         unsent = deque(self._unsent)
         try:
             counts = self._partitions.learn(self._producer, self._unsent, deadline)
-            _produce(self._producer, unsent, counts, deadline, self._told)
+            produce(self._producer, unsent, counts, deadline, self._told)
         except KafkaException as error:
             said = error.args[0]
             if said.fatal() or said.code() == KafkaError._FATAL:
@@ -381,14 +289,20 @@ class AtLeastOnceSink:
             self._unsent = list(unsent)
             self._producer.poll(0)
 
-    def _told(self, partition: int) -> Callable[[KafkaError | None, Any], None]:
-        """The callback of a source partition: one for all its messages, as one each would be half of their cost."""
-        known = self._callbacks.get(partition)
+    def _told(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
+        """One callback for all messages of a source partition, as one each would be half of their cost; but a report
+        says nothing of headers, so what has them is kept."""
+        if message.headers:
+            return partial(self._refuse, message)
+        known = self._callbacks.get(message.partition)
         if known is None:
-            known = self._callbacks[partition] = partial(self._delivered, partition)
+            known = self._callbacks[message.partition] = partial(self._delivered, message.partition)
         return known
+
+    def _refuse(self, message: Message, error: KafkaError | None, _: Any) -> None:
+        if error is not None:
+            self._refused.append((message, error))
 
     def _delivered(self, partition: int, error: KafkaError | None, sent: Any) -> None:
         if error is not None:
-            message = Message(sent.topic(), partition, sent.key(), sent.value(), sent.headers() or [])
-            self._refused.append((message, error))
+            self._refuse(Message(sent.topic(), partition, sent.key(), sent.value(), []), error, sent)

@@ -226,13 +226,16 @@ class KafkaSource:
         self._capture_at = time.monotonic() + CAPTURE_EVERY_S
 
     def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
-        """What a callback raises is kept until the client has returned: it does not carry every exception through."""
+        """What a callback raises is kept until the client has returned: it does not carry every exception through.
+        After it no other is called: nothing may be committed any more. The client then moves the partitions itself."""
 
         def kept(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if self._failure is not None:
+                return
             try:
                 callback(consumer, partitions)
             except BaseException as error:
-                self._failure = self._failure or error
+                self._failure = error
 
         return kept
 

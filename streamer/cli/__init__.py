@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from streamer.cli import check, demo, lag, produce, replay, run, schema, tail, topics
+from streamer.cli import bench, check, demo, lag, produce, replay, run, schema, tail, topics
 from streamer.errors import Exit
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("produce")(produce.produce)
 app.command("tail")(tail.tail)
 app.command("lag")(lag.lag)
 app.command("replay")(replay.replay)
+app.command("bench")(bench.bench)
 app.add_typer(schema.app, name="schema")
 app.command("version")(run.version)
 

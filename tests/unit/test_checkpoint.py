@@ -334,3 +334,29 @@ def test_a_hand_over_that_fails_is_made_good_by_the_commit(error):
     setup.checkpoint.wait()
     assert setup.durable == [first, second]
     assert setup.sink.recovered == isinstance(error, Unclear)
+
+
+def test_an_unclear_hand_over_is_not_taken_for_the_commit_before_it():
+    setup = Setup()
+    setup.sink.plan = [Aborted("a"), Unclear("b")]
+    setup.add(0, partition=0)
+    setup.commit()
+    setup.add(0, partition=1)
+    setup.clock.sleep(0.05)
+    setup.checkpoint._not_before = setup.clock.now() + 1  # only the hand-over is due
+    setup.advance()
+    assert not setup.checkpoint.clear
+    setup.kafka.committed = {0: 1}  # somebody else, up to exactly our position
+    assert setup.checkpoint.begin(Deadline(setup.clock, 10)) == {0: 1}
+    setup.checkpoint.wait()
+    assert [item.record.partition for item in setup.durable] == [1]
+    assert setup.kafka.committed == {0: 1, 1: 1}
+
+
+def test_no_commit_begins_after_its_time():
+    setup = Setup(commit_s=3.0)
+    setup.add(0)
+    setup.begin()
+    setup.add(1)
+    setup.checkpoint.commit(Deadline(setup.clock, 1))
+    assert setup.kafka.committed == {0: 1}

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -310,6 +311,24 @@ def test_an_answer_as_a_dict_is_checked_and_printed_as_its_model_is(answer: dict
         (printed,) = Answers(LeadScore, 10_000).encode_many([answer])
         assert json.loads(printed) == json.loads(expected)
         assert list(json.loads(printed)) == list(json.loads(expected))
+
+
+class Finite(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    score: float
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_where_the_answer_says_so(score: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Answers(Finite, 10_000).encode_many([{"score": score}])
+
+
+def test_what_merely_resembles_a_string_is_pydantics_to_judge() -> None:
+    answer = {"probability": 0.5, "band": np.str_("hot")}
+    (printed,) = Answers(LeadScore, 10_000).encode_many([answer])
+    assert json.loads(printed) == {"probability": 0.5, "band": "hot"}
 
 
 def test_a_part_of_an_answer_is_checked_too() -> None:

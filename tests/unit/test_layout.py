@@ -14,7 +14,7 @@ ENGINE = [
     ["headers", "kafka_names", "settings", "config", "log", "metrics"],
     ["derive", "models", "worker", "ports"],
     ["codec", "batcher", "ledger", "sharing", "dead_letters"],
-    ["source", "sink", "cache", "features", "graphs", "device", "runner"],
+    ["producing", "source", "sink", "cache", "features", "graphs", "device", "runner"],
     ["committer", "intake", "checkpoint", "health", "engine"],
     ["slot", "registry", "app"],
     ["testing"],

@@ -25,8 +25,9 @@ from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records
 from tests.echo import CachedEcho, Echo, Ping, ping
 from tests.unit.test_codec import codec, decoded
-from tests.unit.test_sink import Setup, at_least_once, durable
+from tests.unit.test_sink import Setup, durable
 from tests.unit.test_sink import error as said
+from tests.unit.test_sink_at_least_once import at_least_once
 
 
 class Failing(CachedEcho):

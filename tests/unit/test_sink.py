@@ -13,7 +13,7 @@ from streamer.clock import Deadline
 from streamer.committer import ThreadCommitter
 from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
 from streamer.records import Message
-from streamer.sink import AtLeastOnceSink, TransactionalSink
+from streamer.sink import TransactionalSink
 from streamer.testing import FakeKafka, FakeSource, ManualClock
 
 
@@ -339,50 +339,11 @@ def test_a_full_queue_is_waited_for() -> None:
     assert setup.producers[0].sent == [("target", 0, b"v0")]
 
 
-def at_least_once(plan: dict[str, Any]) -> tuple[AtLeastOnceSink, FailingProducer, FakeKafka]:
-    clock, kafka = ManualClock(), FakeKafka([])
-    made: list[FailingProducer] = []
-
-    def make(config: dict[str, Any]) -> FailingProducer:
-        made.append(FailingProducer(config, plan))
-        return made[0]
-
-    return AtLeastOnceSink({}, FakeSource(kafka, clock), clock, make), made[0], kafka
-
-
-def test_at_least_once_publishes_before_the_commit() -> None:
-    sink, producer, kafka = at_least_once({})
-    sink.write([Message("target", 0, b"k", b"v", [])])
-    assert producer.sent == [("target", 0, b"v")]
-    assert kafka.committed == {}
-    durable(sink)
-    assert kafka.committed == {0: 1}
-
-
-def test_at_least_once_lets_no_position_pass_a_message_that_was_refused() -> None:
-    sink, producer, kafka = at_least_once({})
-    callbacks: list[Any] = []
-    refusal = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "no")
-    sent = SimpleNamespace(topic=lambda: "target", key=lambda: b"k", value=lambda: b"v", headers=lambda: None)
-    producer.produce = lambda *given, **_: callbacks.append(given[4])  # type: ignore[method-assign]
-    producer.plan["flush"] = lambda _: callbacks.pop()(refusal, sent)
-    sink.write([Message("target", 7, b"k", b"v", [])])
-    with pytest.raises(Refused, match="grant Write"):
-        durable(sink)
-    assert kafka.committed == {}
-    assert sink._refused[0][0] == Message("target", 7, b"k", b"v", [])
-    durable(sink)
-    assert len(callbacks) == 1, "the message was not sent again"
-    assert kafka.committed == {0: 1}
-
-
-def test_at_least_once_gives_the_client_nothing_while_it_flushes() -> None:
-    sink, producer, kafka = at_least_once({})
-    sink.write([Message("target", 0, b"k", b"a", [])])
-    end = sink.begin({0: 1}, Deadline(ManualClock(), 5))
-    sink.write([Message("target", 0, b"k", b"b", [])])
-    assert [value for _, _, value in producer.sent] == [b"a"]
-    end()
-    sink.write([Message("target", 0, b"k", b"c", [])])
-    assert [value for _, _, value in producer.sent] == [b"a", b"b", b"c"]
-    assert kafka.committed == {0: 1}
+def test_an_open_transaction_is_rolled_back_while_there_is_no_membership() -> None:
+    setup = Setup()
+    setup.write()
+    hand_over(setup)
+    setup.source.close()
+    with pytest.raises(Wait):
+        setup.commit()
+    assert setup.producers[0].calls[-2:] == ["abort", "poll"]

@@ -1,0 +1,177 @@
+"""The worker without Kafka: encode, predict and decode of batches of growing size, and what a batch costs.
+
+Events are decoded as the engine decodes them, and batched as it batches them: with others of their length.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+import msgspec
+import torch
+
+from streamer import app
+from streamer.batcher import CostModel
+from streamer.bench.events import Event
+from streamer.clock import SystemClock
+from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
+from streamer.errors import BadData
+from streamer.ledger import Lane
+from streamer.records import Item, Record, Rejected
+from streamer.runner import Inference
+from streamer.settings import Settings
+from streamer.worker import Worker
+
+SIZES = tuple(2**power for power in range(11))
+SIZE_S = 0.4
+"""How long each size is measured; eleven of them take some five seconds."""
+BATCH_S_MAX = 2.0
+"""No size is tried whose batches would take longer than this."""
+PLACES_MAX = 16
+"""Batches of one size are of so many different lengths of events, evenly from short to long."""
+NEAR_BEST = 0.95
+COST_VARIES = 1.5
+"""Costs vary when the long events cost so many times what the short ones do, by quartiles."""
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Batches of one size: their padded cost and their time, on average."""
+
+    items: int
+    cost: float
+    ms: float
+    events_per_s: float
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """What batches cost: measured, and as `fixed_ms + us_per_cost * cost` up to the best size.
+
+    `knee` is the smallest size within 5 % of the best rate. `varied` says that events differ in cost; `rejected` is
+    the share of the events tried that the worker refuses. `stopped` says that larger sizes would take too long.
+    """
+
+    points: Sequence[Point]
+    fixed_ms: float
+    us_per_cost: float
+    varied: bool
+    rejected: float
+    stopped: bool
+
+    @property
+    def best(self) -> Point:
+        """The size with the best rate."""
+        return max(self.points, key=lambda point: point.events_per_s)
+
+    @property
+    def knee(self) -> Point:
+        """The smallest size whose rate is within 5 % of the best."""
+        enough = NEAR_BEST * self.best.events_per_s
+        return next(point for point in self.points if point.events_per_s >= enough)
+
+
+def load(worker: Worker[Any, Any], settings: Settings, device: torch.device) -> Inference:
+    """The worker on its device, warm, as `streamer run` has it.
+
+    Raises:
+        BadConfig: the model is not there, is damaged, or does not answer the worker's example.
+    """
+    torch.set_num_threads(1)
+    app.load(settings, worker, device)
+    inference = Inference(worker, device, settings.limits.record_bytes_max - ENVELOPE_BYTES_MAX)
+    app.warm_up(worker, inference)
+    if device.type == "cuda":
+        app.record_graphs(worker, inference, app.batch_policy(settings))
+    return inference
+
+
+def measure(
+    worker: Worker[Any, Any], inference: Inference, events: Sequence[Event], told: Callable[[int], None]
+) -> Curve:
+    """Run batches of each size for SIZE_S; `told` hears of each size that is done.
+
+    Raises:
+        BadData: the worker takes none of the events.
+    """
+    items = sorted(_items(worker, events), key=lambda item: item.cost)
+    if not items:
+        raise BadData("the worker takes none of the events: all are broken or declined by accepts()")
+    rejected = fmean(isinstance(outcome, Rejected) for outcome in inference.run(items[: SIZES[-1]]))
+    points: list[Point] = []
+    times: list[tuple[int, int, float]] = []
+    for size in SIZES:
+        if points and 2 * points[-1].ms > BATCH_S_MAX * 1000:
+            break
+        batches = list(_batches(items, size))
+        seconds = _seconds(inference, batches)
+        times += [(size, _cost(batch), took) for batch, took in zip(batches, seconds, strict=True)]
+        points.append(Point(size, fmean(map(_cost, batches)), fmean(seconds) * 1000, size / fmean(seconds)))
+        told(1)
+    costs = _fitted(times, max(points, key=lambda point: point.events_per_s).items)
+    long, short = items[len(items) * 3 // 4].cost, items[len(items) // 4].cost
+    return Curve(
+        points=points,
+        fixed_ms=costs.fixed_s * 1000,
+        us_per_cost=costs.per_cost_s * 1e6,
+        varied=long >= COST_VARIES * short,
+        rejected=rejected,
+        stopped=len(points) < len(SIZES),
+    )
+
+
+def _fitted(times: Sequence[tuple[int, int, float]], most: int) -> CostModel:
+    """Least squares over batches of up to `most` items: those of more are slower, and not to be used."""
+    costs = CostModel(memory=1.0)
+    for size, cost, seconds in times:
+        if size <= most:
+            costs.observe(size, cost, seconds)
+    return costs
+
+
+def _seconds(inference: Inference, batches: Sequence[Sequence[Item]]) -> list[float]:
+    """The shortest time of each batch, as what else runs here can only add to it; after a run that does not count:
+    first of a size, it may be compiled."""
+    times: list[list[float]] = [[] for _ in batches]
+    inference.run(batches[0])
+    end = time.perf_counter() + SIZE_S
+    while not times[0] or time.perf_counter() < end:
+        for batch, taken in zip(batches, times, strict=True):
+            began = time.perf_counter()
+            inference.run(batch)
+            taken.append(time.perf_counter() - began)
+    return list(map(min, times))
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Neighbours in cost, from the cheapest to the dearest."""
+    pool = list(items) * (1 + size // len(items))
+    pool.sort(key=lambda item: item.cost)
+    last, places = len(pool) - size, min(PLACES_MAX, max(2, len(pool) // size))
+    for start in sorted({last * place // (places - 1) for place in range(places)}):
+        yield pool[start : start + size]
+
+
+def _cost(batch: Sequence[Item]) -> int:
+    return len(batch) * max(item.cost for item in batch)
+
+
+def _items(worker: Worker[Any, Any], events: Sequence[Event]) -> list[Item]:
+    items = [
+        Item(Record(worker.source, 0, offset, event.key, event.value, None, 0), Lane(0))
+        for offset, event in enumerate(events)
+    ]
+    codec = JsonCodec(worker, Identity(worker.name, "", "", ""), SystemClock(), max(len(e.value) for e in events))
+    broken = {id(item) for item, _ in codec.decode_many(items)}
+    return [item for item in items if id(item) not in broken and _takes(worker, item)]
+
+
+def _takes(worker: Worker[Any, Any], item: Item) -> bool:
+    try:
+        if not worker.accepts(item.event):
+            return False
+        item.cost = max(1, int(worker.cost(item.event)))
+    except Exception:  # a dead letter, in earnest
+        return False
+    return True

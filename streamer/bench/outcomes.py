@@ -1,0 +1,179 @@
+"""Predictions and dead letters as a reader of committed records gets them, held against what was sent."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from streamer import headers
+from streamer.bench.broker import Places
+from streamer.bench.sending import Place
+from streamer.cli import kafka
+from streamer.errors import Unreachable
+from streamer.settings import Settings
+
+STALL_S = 30.0
+CHUNK = 5_000
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What became of the events of a run. Each counts once: `repeated` are further outcomes of one event, `unordered`
+    predictions that came after one of a later event of their partition. `cached` predictions were not computed anew.
+    """
+
+    sent: int
+    predicted: int
+    cached: int
+    dead: int
+    skipped: int
+    repeated: int
+    unordered: int
+    dead_reasons: dict[str, int]
+
+    @property
+    def lost(self) -> int:
+        """Events without an outcome; below zero when there are more outcomes than events."""
+        return self.sent - self.predicted - self.dead - self.skipped
+
+    def faults(self, delivery: str) -> list[str]:
+        """What breaks the promise of this delivery guarantee; nothing when all is well."""
+        found = []
+        if self.lost:
+            what = "events have no outcome" if self.lost > 0 else "outcomes are of no event that was sent"
+            found.append(f"{abs(self.lost):,} {what}")
+        if self.repeated and delivery == "exactly_once":
+            found.append(f"{self.repeated:,} outcomes came more than once")
+        if self.unordered:
+            found.append(f"{self.unordered:,} predictions came out of order")
+        return found
+
+
+class _Source(msgspec.Struct):
+    partition: int
+    offset: int
+
+
+class _Envelope(msgspec.Struct):
+    source: _Source
+    cache: str
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+
+class Outcomes:
+    """Reads the target and the dead letters of a run from their beginning on."""
+
+    def __init__(self, settings: Settings, places: Places) -> None:
+        self._settings = settings
+        self._places = places
+        self._consumer: Any = kafka.consumer(
+            settings, f"{places.group}.reader", fetch_wait_max_ms="10", fetch_queue_backoff_ms="1"
+        )
+        self._reached = {
+            (topic, partition): 0 for topic in (places.target, places.dead) for partition in range(places.partitions)
+        }
+        self._latest: dict[int, int] = {}
+        self._predicted = self._cached = self._repeated = self._unordered = 0
+        self._reasons: Counter[str] = Counter()
+        self.received_s: dict[Place, float] = {}
+        """When each event's first outcome was received, on the performance counter's clock."""
+        self.times_ms: list[int] = []
+        """The timestamp of each outcome."""
+        self._consumer.assign([TopicPartition(*at, OFFSET_BEGINNING) for at in self._reached])
+
+    def read(self, timeout_s: float) -> int:
+        """Take what has come, and say how many; waits at most `timeout_s` for the first.
+
+        Raises:
+            Unreachable: the broker refuses.
+        """
+        messages: list[Any] = self._consumer.consume(1, timeout_s)
+        if messages:
+            messages += self._consumer.consume(CHUNK, 0)
+        now, count = time.perf_counter(), 0
+        for message in messages:
+            if (error := message.error()) is None:
+                self._take(message, now)
+                count += 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._reached[message.topic(), message.partition()] = message.offset()
+            elif error.fatal() or not error.retriable():
+                self._refused(error)
+        return count
+
+    def read_to_end(self, told: Callable[[int], None]) -> None:
+        """Read all that there is; call it when nothing more is written.
+
+        Raises:
+            Unreachable: the broker refuses, or a transaction stays open.
+        """
+        with kafka.explained(self._consumer, self._settings):
+            ends = {
+                at: self._consumer.get_watermark_offsets(TopicPartition(*at), timeout=kafka.TIMEOUT_S)[1]
+                for at in self._reached
+            }
+        give_up = time.monotonic() + STALL_S
+        while any(self._reached[at] < end for at, end in ends.items()):
+            if count := self.read(0.2):
+                told(count)
+                give_up = time.monotonic() + STALL_S
+            elif time.monotonic() > give_up:
+                raise Unreachable(f"{self._places.target} cannot be read to its end: a transaction is still open")
+
+    def counts(self, sent: int, skipped: int) -> Counts:
+        """What became of `sent` events, of which the worker says that it `skipped` some."""
+        dead = self._reasons.total()
+        return Counts(
+            sent=sent,
+            predicted=self._predicted,
+            cached=self._cached,
+            dead=dead,
+            skipped=skipped,
+            repeated=self._repeated,
+            unordered=self._unordered,
+            dead_reasons=dict(self._reasons.most_common()),
+        )
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _take(self, message: Any, now: float) -> None:
+        if message.topic() == self._places.dead:
+            letter = headers.dead_letter(message.headers())
+            if self._is_first(letter.source.partition, letter.source.offset, message, now):
+                self._reasons[letter.reason] += 1
+            return
+        envelope = _decode(message.value())
+        partition, offset = envelope.source.partition, envelope.source.offset
+        if not self._is_first(partition, offset, message, now):
+            return
+        self._predicted += 1
+        self._cached += envelope.cache == "hit"
+        self._unordered += offset < self._latest.get(partition, -1)
+        self._latest[partition] = offset
+
+    def _is_first(self, partition: int, offset: int, message: Any, now: float) -> bool:
+        if (partition, offset) in self.received_s:
+            self._repeated += 1
+            return False
+        self.received_s[partition, offset] = now
+        self.times_ms.append(message.timestamp()[1])
+        return True
+
+    def _refused(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            with kafka.explained(self._consumer, self._settings):
+                raise KafkaException(error)
+
+
+def waits_s(sent_s: dict[Place, float], received_s: dict[Place, float], after_s: float) -> Sequence[float]:
+    """How long each event took that was sent `after_s` or more after the first one, in seconds."""
+    began = min(sent_s.values(), default=0.0) + after_s
+    return [received_s[place] - sent for place, sent in sent_s.items() if sent >= began and place in received_s]

@@ -1,0 +1,120 @@
+"""What both sinks do with a producer of Kafka: settings, partitions, handing over, rolling back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from streamer.clock import Deadline
+from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
+from streamer.records import Message
+
+MakeProducer = Callable[[dict[str, Any]], Any]
+Told = Callable[[Message], Callable[[KafkaError | None, Any], None]]
+"""Gives for a message what is to be called about it."""
+
+COMMON: Mapping[str, str] = {
+    "enable.idempotence": "true",
+    "acks": "all",
+    # Topics are made on purpose, with the right number of partitions: streamer topics apply.
+    "allow.auto.create.topics": "false",
+    "linger.ms": "1",
+    # What is too large for the topic is found before it is sent; this only must not be the narrower limit.
+    "message.max.bytes": "8388608",
+    "queue.buffering.max.messages": "200000",
+}
+CURES: Mapping[int, str] = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "make the topics: streamer topics apply",
+    KafkaError._UNKNOWN_TOPIC: "make the topics: streamer topics apply",
+    KafkaError._UNKNOWN_PARTITION: "make the topics: streamer topics apply",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target and the dead-letter topic",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on the transactional id's prefix",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower limits.record_bytes_max",
+}
+UNSENT = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+"""What the client itself refuses, before anything is sent: no doubt about what happened."""
+POLL_S = 0.05
+
+
+class Partitions:
+    """Folds source partitions onto a topic's: equal counts keep the number, so order holds even without keys
+    and a join downstream finds equal partitions. Asked once a topic, so that a key never moves in mid-run."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
+        """The partition counts of at least the topics of these messages.
+
+        Raises:
+            Wait: the broker does not say (`Refused`: there is no such topic).
+        """
+        for topic in {message.topic for message in messages} - self._counts.keys():
+            self._counts[topic] = _partition_count(producer, topic, deadline)
+        return self._counts
+
+
+def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
+    try:
+        metadata = producer.list_topics(topic, timeout=deadline.left(at_least=0.1)).topics[topic]
+    except KafkaException as error:
+        raise Wait(f"partitions of {topic}: {error.args[0].str()}") from error
+    if metadata.error is not None and metadata.error.code() not in CURES:
+        raise Wait(f"partitions of {topic}: {metadata.error.str()}")  # its leader is being elected, say
+    if metadata.error is not None or not metadata.partitions:
+        raise Refused(f"topic {topic}: {metadata.error or 'no partitions'}; {CURES[KafkaError._UNKNOWN_TOPIC]}")
+    return len(metadata.partitions)
+
+
+def produce(
+    producer: Any, messages: deque[Message], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
+) -> None:
+    """Hand messages to the client, in order, and take them out; `told` hears of those that it cannot deliver.
+
+    Raises:
+        Wait: its queue is full and stays full.
+    """
+    produce = producer.produce
+    while messages:
+        message = messages[0]
+        topic, partition = message.topic, message.partition
+        # An empty list of headers would double the time of the call, and so would names for its arguments.
+        headers = {"headers": message.headers} if message.headers else {}
+        callback = told(message) if told else None
+        try:
+            produce(topic, message.value, message.key, partition % counts[topic], callback, **headers)
+            messages.popleft()
+        except BufferError as error:  # the queue is full: let it drain
+            if deadline.passed():
+                raise Wait("the producer's queue is full") from error
+            producer.poll(POLL_S)
+
+
+def made(make: MakeProducer, config: dict[str, Any]) -> Any:
+    """A producer.
+
+    Raises:
+        BadConfig: a setting is not accepted. Temporary: the client cannot start.
+    """
+    try:
+        return make(config)
+    except KafkaException as error:
+        said = error.args[0]
+        kind = BadConfig if said.code() == KafkaError._INVALID_ARG else Temporary
+        raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
+
+
+def abort(producer: Any, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
+    """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
+    try:
+        producer.abort_transaction(deadline.left(at_least=0.5))
+    except KafkaException as error:
+        raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
+    producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
+    if code in CURES:
+        raise Refused(f"{said}; {CURES[code]}")
+    raise Aborted(said)
