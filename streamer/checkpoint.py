@@ -23,15 +23,14 @@ WAIT_S = 0.1
 
 
 class CommitPolicy(msgspec.Struct, frozen=True):
-    """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`: back to
-    back the broker is still completing the last, answers CONCURRENT_TRANSACTIONS, and all take ten times as
-    long. It never waits longer than `interval_s`, for which it gathers under backlog. What is ready is handed to the
-    broker `open_s` after a commit, ahead of the next. One commit may take `timeout_s`."""
+    """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`, and what is
+    ready is handed to the broker after half of that. Back to back the broker is still completing the last, answers
+    CONCURRENT_TRANSACTIONS, and all take ten times as long. It never waits longer than `interval_s`, for which it
+    gathers under backlog. One commit may take `timeout_s`."""
 
     interval_s: float = 0.1
-    gap_s: float = 0.005
-    open_s: float = 0.003
-    rests: float = 2.0
+    gap_s: float = 0.006
+    rests: float = 1.0
     timeout_s: float = 10.0
 
 
@@ -242,10 +241,10 @@ class Checkpoint:
         begun, self._begun = self._begun, None
         self._failures = self._refusals = 0
         self._ended = now = self._parts.clock.now()
-        self._open_at = now + min(self._policy.open_s, self._policy.gap_s)
         if begun is None:
             return
-        self._not_before = now + self._rest(now - begun.at)
+        rest_s = self._rest(now - begun.at)
+        self._open_at, self._not_before = now + rest_s / 2, now + rest_s
         self._parts.metrics.transaction("committed")
         self._on_committed(begun.items, now - begun.at)
 

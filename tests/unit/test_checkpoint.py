@@ -305,15 +305,15 @@ def test_what_is_ready_is_handed_over_soon_after_a_commit_and_committed_when_tha
     setup.advance()
     assert setup.kafka.committed == {0: 1}
     setup.add(1)
-    assert setup.due_in() == pytest.approx(0.003)  # open_s; the commit itself is due after twice its time
+    assert setup.due_in() == pytest.approx(0.020)  # the commit itself is due after twice its time
     setup.advance()
     assert setup.sink.handed == []
-    setup.clock.sleep(0.003)
+    setup.clock.sleep(0.020)
     setup.advance()
     assert len(setup.sink.handed) == 1
     assert setup.kafka.committed == {0: 1}
-    assert setup.due_in() == pytest.approx(0.037)
-    setup.clock.sleep(0.037)
+    assert setup.due_in() == pytest.approx(0.020)
+    setup.clock.sleep(0.020)
     setup.advance()
     setup.checkpoint.wait()
     assert setup.kafka.committed == {0: 2}
