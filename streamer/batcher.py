@@ -124,6 +124,10 @@ class Batcher:
             bucket.extend(zip(repeat(now), joining))
             self._count += len(joining)
 
+    def waited_s(self, now: float) -> float:
+        """How long the oldest item has waited, in seconds; 0 when none waits."""
+        return now - min(bucket[0][0] for bucket in self._buckets.values()) if self._count else 0.0
+
     def drain(self) -> None:
         """From now on release whatever waits."""
         self._draining = True

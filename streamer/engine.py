@@ -91,6 +91,7 @@ class Engine:
         self._parts = parts
         self._limits = limits
         self._commit_timeout_s = policy.timeout_s
+        self._commit_interval_s = policy.interval_s
         self._ledger = Ledger()
         self._checkpoint = Checkpoint(
             CheckpointParts(parts.source, parts.sink, parts.committer, parts.codec, parts.clock, parts.metrics),
@@ -253,7 +254,7 @@ class Engine:
         self._checkpoint.add(released)
 
     def _commit_if_due(self) -> None:
-        self._go_on_from(self._checkpoint.advance(self._limits.poll_max, self._commit_timeout_s))
+        self._go_on_from(self._checkpoint.advance(self._worth_gathering(), self._commit_timeout_s))
 
     def _go_on_from(self, moved: Positions) -> None:
         """Let go of partitions that somebody else has moved, and read on from there."""
@@ -298,7 +299,13 @@ class Engine:
         return max(0.0, min(most, *(wait for wait in waits if wait is not None), most))
 
     def _commit_wait(self, now: float) -> float | None:
-        return self._checkpoint.due_in(now, self._limits.poll_max)
+        return self._checkpoint.due_in(now, self._worth_gathering())
+
+    def _worth_gathering(self) -> int:
+        """How many outcomes make it worth to let a commit wait for more: any, when events wait longer for the model
+        than that would take, as frequent commits would only slow it down."""
+        behind = self._parts.batcher.waited_s(self._parts.clock.now()) > self._commit_interval_s
+        return 1 if behind else self._limits.poll_max
 
     def _stay(self) -> None:
         """Serve the group, so that a rebalance (the other replicas stop too) does not refuse every commit."""

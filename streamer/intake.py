@@ -98,16 +98,17 @@ class Intake:
                 continue
             (rest if item.cache_key is None else keyed).append(item)
         asked = [item for item in keyed if not self._follow(item)]
-        hits = 0
+        hits = misses = 0
         for item, answer in zip(asked, parts.cache.get_many([item.cache_key or b"" for item in asked]), strict=True):
             if answer is not None:
                 hits += 1
                 self._ledger.settle(item, Predicted(answer, cached=True))
             elif not self._follow(item):  # an equal item of this very poll may have come first
+                misses += 1
                 self._sharing.lead(item)
                 rest.append(item)
         if keyed:
-            parts.metrics.cache(hits, len(asked) - hits, len(keyed) - len(asked), 0)
+            parts.metrics.cache(hits, misses, len(keyed) - hits - misses, 0)
         return rest
 
     def _follow(self, item: Item) -> bool:

@@ -50,7 +50,7 @@ class Source(Protocol):
         """The stable committed positions; a partition without one is absent. Raises `Wait`."""
 
     def commit(self, positions: Positions) -> None:
-        """Commit outside a transaction (at-least-once). Raises `Wait`."""
+        """Ask for a commit outside a transaction (at-least-once), without waiting for it. Raises `Wait`."""
 
     def rewind(self, positions: Positions) -> None:
         """Read these partitions again from these positions."""

@@ -258,8 +258,8 @@ class AtLeastOnceSink:
         return end
 
     def confirm(self) -> None:
-        """All before the positions is acknowledged; they are committed here, on the owner's thread: on another one the
-        call waits for the client's lock, which `consume` holds, for as long as little comes in."""
+        """All before the positions is acknowledged. They are committed on the owner's thread: on another one the call
+        would wait for the client's lock, which `consume` holds for as long as little comes in."""
         self._source.commit(self._positions)
 
     def recover(self, deadline: Deadline) -> None:

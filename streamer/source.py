@@ -121,13 +121,13 @@ class KafkaSource:
         return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
 
     def commit(self, positions: Positions) -> None:
+        # Not waited for: the answer would hold up everything for milliseconds, and a commit that fails is made good by
+        # the next, or by the same answers again. Leaving the group and asking for positions come after it, in order.
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
         try:
-            done = self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             raise Wait(f"commit: {error.args[0].str()}") from error
-        if broken := [tp for tp in done if tp.error]:
-            raise Wait(f"commit: {broken[0].error}")
 
     def rewind(self, positions: Positions) -> None:
         for partition, offset in positions.items():
@@ -272,11 +272,18 @@ class KafkaSource:
         except KafkaException as error:
             raise Wait(f"the end of {self._topic}: {error.args[0].str()}") from error
         if ends:
-            try:
-                self.commit(ends)
-            except Wait as error:
-                log.warning("cannot commit where this group starts", error=str(error))
+            self._commit_and_wait(ends)
         return ends
+
+    def _commit_and_wait(self, positions: Positions) -> None:
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
+        try:
+            done = self._consumer.commit(offsets=offsets, asynchronous=False)
+            failed = next((tp.error for tp in done if tp.error), None)
+        except KafkaException as error:
+            failed = error.args[0]
+        if failed is not None:
+            log.warning("cannot commit where this group starts", error=failed.str())
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         partitions = [tp.partition for tp in revoked]

@@ -32,6 +32,14 @@ def test_behind_a_running_batch_events_gather_until_a_batch_is_full():
     assert waiting.ready(1.0, out=1) is Release.FULL
 
 
+def test_it_tells_how_long_the_oldest_item_has_waited():
+    waiting = batcher()
+    assert waiting.waited_s(5.0) == 0.0
+    waiting.add([item(cost=60)], now=1.0)
+    waiting.add([item()], now=2.0)
+    assert waiting.waited_s(5.0) == 4.0
+
+
 def test_nothing_waits_nothing_is_ready():
     waiting = batcher()
     assert waiting.ready(0.0, out=0) is None

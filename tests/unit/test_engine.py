@@ -202,3 +202,17 @@ def test_reading_ahead_of_the_runner_is_bounded_by_its_time():
     )
     ahead = max(read - 10 * batches for batches, read in enumerate(done))
     assert 100 <= ahead <= 150  # a second of work is a hundred events
+
+
+def test_commits_gather_when_events_wait_for_the_model_longer_than_that_takes():
+    commits = []
+
+    class Counting(FakeCache):
+        def put_many(self, answers):
+            commits.append(len(answers))
+            super().put_many(answers)
+
+    bench = Bench(cache=Counting(), batch=BatchPolicy(items_max=1), seconds=lambda batch: 0.03)
+    serve(CachedEcho(), [ping(n) for n in range(40)], bench)
+    assert sum(commits) == 40
+    assert len(commits) <= 15  # three or four answers in 100 ms; at once would be 40 commits
