@@ -1,8 +1,8 @@
 """Measure `streamer` against the hand-fused loop, its peers and its own goals: `make bench`, or FAST=1 make bench.
 
-Starts Kafka and Redis (or takes those given) and runs the sections named in `--only`, or all. Every contestant does the
-same work on the same events, in turns, and all that it writes is checked. Ends with 1 when an output was lost, repeated
-or wrong, or a contestant failed; a missed speed goal is only shown: it depends on the machine.
+Starts Kafka and Redis (or takes those given) and runs the sections named in `--only`, or all (18 minutes). Every
+contestant does the same work on the same events, in turns, and all that it writes is checked. Ends with 1 when output
+was lost, repeated or wrong, or a contestant failed; a missed speed goal is only shown: it depends on the machine.
 """
 
 from __future__ import annotations

@@ -24,14 +24,14 @@ WAIT_S = 0.1
 
 class CommitPolicy(msgspec.Struct, frozen=True):
     """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`, and what is
-    ready is handed to the broker after half of that. Back to back the broker is still completing the last, answers
-    CONCURRENT_TRANSACTIONS, and all take ten times as long. It never waits longer than `interval_s`, for which it
+    ready is handed to the broker half of that ahead. Back to back the broker is still completing the last, answers
+    CONCURRENT_TRANSACTIONS, and all take many times as long. It never waits longer than `interval_s`, for which it
     gathers under backlog. One commit may take `timeout_s`."""
 
     interval_s: float = 0.1
     gap_s: float = 0.006
     rests: float = 1.0
-    timeout_s: float = 10.0
+    timeout_s: float = 6.0
 
 
 class CheckpointParts(msgspec.Struct, frozen=True):
@@ -71,6 +71,7 @@ class Checkpoint:
         self._unclear = False
         self._not_before = 0.0
         self._open_at = 0.0
+        self._lead_s = 0.0  # how long before its commit a transaction is opened: who reads waits if we die in it
         self._ahead = 0  # of the gathered items, how many the broker has
         self._ended = 0.0
         self._failures = 0
@@ -112,7 +113,7 @@ class Checkpoint:
             return None
         at = self._due_at(backlog_items)
         if self._ahead < len(self._gathered.items) and self.clear:
-            at = min(at, self._open_at)
+            at = max(self._open_at, at - self._lead_s)
         return at - now
 
     def _due_at(self, backlog_items: int) -> float:
@@ -244,7 +245,8 @@ class Checkpoint:
         if begun is None:
             return
         rest_s = self._rest(now - begun.at)
-        self._open_at, self._not_before = now + rest_s / 2, now + rest_s
+        self._lead_s = rest_s / 2
+        self._open_at, self._not_before = now + self._lead_s, now + rest_s
         self._parts.metrics.transaction("committed")
         self._on_committed(begun.items, now - begun.at)
 

@@ -1,6 +1,7 @@
 """The loop. `Engine.step` is the path of an event, top to bottom; the rest serves it.
 
-One owner thread runs all of this: consumer, producer, Redis, batcher, ledger and commits, without locks. It
+One owner thread runs all of this: consumer, producer, Redis, batcher and ledger, without locks; only the end of a
+commit waits for the broker on another. It
 blocks on what comes next and never spins: a busy loop would take the interpreter away from the runner thread.
 """
 

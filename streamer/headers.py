@@ -25,8 +25,6 @@ ATTEMPTS = "streamer-attempts"
 SOURCE = "streamer-source"
 """`<topic>/<partition>/<offset>` of the record as it was first read; set by `streamer replay`."""
 
-MODEL = "streamer-model"
-MODEL_VERSION = "streamer-model-version"
 VALUE_SHA256 = "streamer-value-sha256"
 VALUE_BYTES = "streamer-value-bytes"
 """What a dead letter too large to carry its value says instead of it."""

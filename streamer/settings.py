@@ -65,7 +65,7 @@ class KafkaSettings(Section):
 
 
 class BatchSettings(Section):
-    """Limits of one batch: `items_max` items, `cost_max` padded cost (None: no limit but items), `linger_ms`
+    """Limits of one batch: `items_max` items, `cost_max` padded cost (None: a million), `linger_ms`
     how long an idle device waits for more, `latency_goal_ms` from an event's own timestamp to its answer
     (None: no goal)."""
 
@@ -129,7 +129,8 @@ class DeadLetterSettings(Section):
 
 
 class LimitSettings(Section):
-    """A larger record is a dead letter; reading pauses while `in_flight` records or bytes are unanswered."""
+    """A larger record is a dead letter; reading pauses while `in_flight_max` records or
+    `in_flight_bytes_max` bytes are unanswered."""
 
     record_bytes_max: Positive = 1_000_000
     in_flight_max: Positive = 50_000

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 DISTURBED = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
 ROLL_BACK_S = 5.0
+TIMEOUT_MS = "7000"
+"""Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
 
 
 def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
@@ -48,7 +50,7 @@ class TransactionalSink:
         clock: Clock,
         make_producer: MakeProducer = Producer,
     ) -> None:
-        timeout_ms = config.get("transaction.timeout.ms", "15000")
+        timeout_ms = config.get("transaction.timeout.ms", TIMEOUT_MS)
         self._config: dict[str, Any] = {
             **COMMON,
             **config,

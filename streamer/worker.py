@@ -26,7 +26,7 @@ Features = Mapping[str, float]
 
 
 class Worker(Generic[E, P]):
-    """Subclass it, name the topics and the models of both sides, fill in four methods.
+    """Subclass it, name the topics and the models of both sides, fill in `encode`, `predict` and `decode`.
 
     The events that they get have the fields, properties and methods of `event`. They are its instances only where
     the hot path cannot have a faster form of it (`streamer.derive`), so do not ask for `isinstance`.

@@ -343,7 +343,7 @@ def test_an_unclear_hand_over_is_not_taken_for_the_commit_before_it():
     setup.commit()
     setup.add(0, partition=1)
     setup.clock.sleep(0.05)
-    setup.checkpoint._not_before = setup.clock.now() + 1  # only the hand-over is due
+    setup.checkpoint._not_before, setup.checkpoint._lead_s = setup.clock.now() + 1, 2.0  # only the hand-over is due
     setup.advance()
     assert not setup.checkpoint.clear
     setup.kafka.committed = {0: 1}  # somebody else, up to exactly our position
