@@ -31,7 +31,7 @@ class CommitPolicy(msgspec.Struct, frozen=True):
     interval_s: float = 0.1
     gap_s: float = 0.006
     rests: float = 1.0
-    timeout_s: float = 6.0
+    timeout_s: float = 5.0
 
 
 class CheckpointParts(msgspec.Struct, frozen=True):

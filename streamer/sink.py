@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 DISTURBED = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
 ROLL_BACK_S = 5.0
-TIMEOUT_MS = "7000"
+TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
 
 
