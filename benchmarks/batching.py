@@ -182,7 +182,7 @@ def _options() -> argparse.Namespace:
         prog="python -m benchmarks.batching",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m benchmarks.batching --seconds 1 --results /tmp/batching",
+        epilog="example: python -m benchmarks.batching --seconds 1 --results quick",
     )
     parser.add_argument(
         "--seconds", type=float, default=4.0, metavar="N", help="simulated seconds of each load (default: 4)"

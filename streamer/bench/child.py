@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from pydantic import SecretStr
 
-from streamer.errors import Exit
+from streamer.errors import Exit, Internal
 from streamer.settings import Settings
 
 
@@ -61,7 +61,7 @@ def _plain(value: Any) -> str:
         return value.get_secret_value()
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"a setting of {type(value).__name__} cannot be handed to the worker")
+    raise Internal(f"a setting of {type(value).__name__} cannot be handed to the worker")
 
 
 if __name__ == "__main__":
