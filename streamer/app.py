@@ -15,6 +15,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from streamer import models, slot
+from streamer.attempts import Attempts, FileStore, MemoryStore
 from streamer.batcher import Batcher, BatchPolicy, CostModel
 from streamer.cache import ContentKey, NearCache, Payoff, RedisCache, connect
 from streamer.checkpoint import CommitPolicy
@@ -28,7 +29,7 @@ from streamer.errors import BadConfig, Refused, Unreachable, Wait
 from streamer.features import NoFeatures, RedisFeatures
 from streamer.garbage import QuietCollector
 from streamer.graphs import worth_recording
-from streamer.health import Health, HealthServer
+from streamer.health import STALE_S, Health, HealthServer
 from streamer.ledger import Lane
 from streamer.metrics import Metrics
 from streamer.models import Model
@@ -38,6 +39,7 @@ from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
 from streamer.sink import AtLeastOnceSink, TransactionalSink
 from streamer.source import KafkaSource
+from streamer.watchdog import Watchdog
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,8 @@ WARM_UP_SIZES = (1, 8)
 SWITCH_S = 0.0002
 """How long a thread may keep the interpreter while the other waits for it. The runner waits after each call of torch;
 with Python's 5 ms it takes 6.6 us an event instead of 4 on a small model, and throughput falls by an eighth."""
+WATCHDOG_GRACE_S = 5.0
+"""After a batch's own time-out, which says more than a watchdog can."""
 DEFAULT_SECRET = b"streamer"  # keys are then guessable by who knows the features; set cache.secret
 
 
@@ -60,7 +64,8 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     bound_memory(device, settings.gpu.memory_max)
     torch.set_num_threads(1)  # a worker scales by replicas; more threads would fight over the cores they share
     model = load(settings, worker, device)
-    health = Health()
+    watchdog = Watchdog(max(STALE_S, settings.batch.timeout_s + WATCHDOG_GRACE_S))
+    health = Health(clock, watchdog.beat)
     metrics = Metrics(worker.name, model.version, CollectorRegistry())
     server = HealthServer(settings.http.host, settings.http.port, health, metrics)
     server.start()
@@ -81,6 +86,7 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     try:
         engine.run()
     finally:
+        watchdog.close()
         server.close()
     log.info("stopped: everything in flight is committed")
 
@@ -106,7 +112,8 @@ def load(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> 
     """Find and verify the worker's model, and bring it to the device."""
     model = Model.none(worker.name)
     if worker.model:
-        model = models.find(settings.models.dir, worker.model, settings.models.version)
+        chosen = settings.models
+        model = models.find(chosen.dir, worker.model, chosen.version, chosen.public_key)
     worker.load(model, device)
     return model
 
@@ -156,7 +163,7 @@ def _example(worker: Worker[Any, Any]) -> Item:
 
 def _runner(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> tuple[ThreadRunner, Inference]:
     inference = Inference(worker, device, settings.limits.record_bytes_max - ENVELOPE_BYTES_MAX)
-    return ThreadRunner(inference), inference
+    return ThreadRunner(inference, settings.batch.timeout_s), inference
 
 
 def _parts(
@@ -169,6 +176,7 @@ def _parts(
     health: Health,
 ) -> Parts:
     group = settings.kafka.group(worker.name)
+    replica = settings.kafka.slot or slot.take(group)
     costs = CostModel()
     source = KafkaSource(
         {**client_config(settings), "group.id": group, "client.id": group}, worker.source, settings.kafka.start
@@ -179,7 +187,7 @@ def _parts(
     return Parts(
         worker=worker,
         source=source,
-        sink=_sink(settings, group, worker.source, source, clock),
+        sink=_sink(settings, worker, replica, source, clock),
         committer=ThreadCommitter(clock),
         codec=JsonCodec(
             worker,
@@ -196,6 +204,7 @@ def _parts(
         clock=clock,
         metrics=metrics,
         health=health,
+        attempts=_attempts(group, replica),
         goal_s=policy.goal_s,
     )
 
@@ -217,12 +226,23 @@ def batch_policy(settings: Settings) -> BatchPolicy:
     )
 
 
-def _sink(settings: Settings, group: str, topic: str, source: Source, clock: Clock) -> Sink:
+def _attempts(group: str, replica: str) -> Attempts:
+    try:
+        return Attempts(FileStore(slot.file(group, f"{replica}.attempts")))
+    except OSError as error:  # a full disk, say: no reason not to serve
+        log.error(
+            "no attempt file: a record that kills the process will not be found out; free the disk or set TMPDIR",
+            error=str(error),
+        )
+        return Attempts(MemoryStore())
+
+
+def _sink(settings: Settings, worker: Worker[Any, Any], replica: str, source: Source, clock: Clock) -> Sink:
+    group = settings.kafka.group(worker.name)
     config = {**client_config(settings), "client.id": group}
     if settings.delivery == "at_least_once":
         return AtLeastOnceSink(config, source, clock)
-    replica = settings.kafka.slot or slot.take(group)
-    sink = TransactionalSink(config, f"{group}.{replica}", source, topic, clock)
+    sink = TransactionalSink(config, f"{group}.{replica}", source, worker.source, clock)
     _begin(sink, clock)
     return sink
 

@@ -27,6 +27,8 @@ class Release(StrEnum):
     DUE = "due"
     IDLE = "idle"
     DRAIN = "drain"
+    ALONE = "alone"
+    """Not of the batcher: the record was on the device when a process died."""
 
 
 # fmt: off

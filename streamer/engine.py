@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from streamer.attempts import Attempts, MemoryStore
 from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import Checkpoint, CheckpointParts, CommitPolicy
 from streamer.clock import Clock, Deadline
 from streamer.dead_letters import DeadLetterLimits
-from streamer.errors import Exit
+from streamer.dispatch import Dispatch
+from streamer.errors import DeviceFailed, Exit
 from streamer.garbage import Garbage, LeaveGarbage
 from streamer.health import Health
 from streamer.intake import Intake, IntakeParts
@@ -81,6 +83,7 @@ class Parts(msgspec.Struct, frozen=True):
     clock: Clock
     metrics: Metrics
     health: Health
+    attempts: Attempts = msgspec.field(default_factory=lambda: Attempts(MemoryStore()))
     goal_s: float | None = None
     garbage: Garbage = LeaveGarbage()
 
@@ -103,6 +106,7 @@ class Engine:
             IntakeParts(parts.worker, parts.codec, parts.features, parts.cache, parts.content_key, parts.metrics),
             self._ledger,
         )
+        self._dispatch = Dispatch(parts.batcher, parts.runner, parts.attempts, parts.clock)
         self._dead_letters = DeadLetterLimits(limits.dead_ratio_max, limits.dead_run_max)
         self._stopwatch = Stopwatch(parts.clock.now, *STAGES)
         parts.metrics.watch(self._stopwatch)
@@ -133,7 +137,10 @@ class Engine:
             with suppress(Exit):  # of a commit that was out: this error came first
                 self._forget(self._ledger.partitions())
             if isinstance(error, Exit):
-                self._parts.source.close()  # leave the group at once
+                if not isinstance(error, DeviceFailed):
+                    self._parts.attempts.clear()
+                with suppress(Exit):  # of a callback, kept until the client returned: this error came first
+                    self._parts.source.close()  # leave the group at once
             raise
 
     def start(self) -> None:
@@ -147,6 +154,7 @@ class Engine:
         records = self._poll()
         lap("poll")
         items = self._ledger.open(records)
+        items = self._condemn(items)
         lap("open")
         items = self._intake.decode(items)
         lap("decode")
@@ -155,13 +163,13 @@ class Engine:
         items = self._intake.look_up(items)
         lap("look up")
         self._enqueue(items)
-        self._submit()
+        self._dispatch.submit()
         lap("batch")
-        results = self._parts.runner.finished(self._patience(busy=bool(items)))
+        results = self._dispatch.finished(self._patience(busy=bool(items)))
         lap("wait for the device")
         for result in results:
             self._settle(result)
-        self._submit()
+        self._dispatch.submit()
         lap("settle")
         self._release()
         lap("release")
@@ -178,6 +186,7 @@ class Engine:
         self._parts.runner.close(deadline)
         self._parts.sink.close(deadline)
         self._parts.cache.close()
+        self._parts.attempts.clear()
 
     # -- the group moves partitions: called from inside Source.poll and Source.close
 
@@ -217,6 +226,13 @@ class Engine:
             self._read_at_ms = max(records[-1].timestamp_ms, 0) or self._parts.clock.time_ms()  # -1: it has none
         return records
 
+    def _condemn(self, items: list[Item]) -> list[Item]:
+        """Settle what has killed its process before; return the rest."""
+        condemned = self._parts.attempts.condemned(items)
+        for item, outcome in condemned:
+            self._ledger.settle(item, outcome)
+        return [item for item in items if item.outcome is None] if condemned else items
+
     def _enqueue(self, items: Sequence[Item]) -> None:
         parts = self._parts
         now = parts.clock.now()
@@ -225,19 +241,7 @@ class Engine:
             for item in items:
                 due = age_origin + item.record.timestamp_ms / 1000
                 item.due = due if due > now else None  # a backlog has missed its goal: it fills whole batches
-        parts.batcher.add(items, now)
-
-    def _submit(self) -> None:
-        batcher, runner = self._parts.batcher, self._parts.runner
-        while (out := runner.out()) < runner.slots:
-            now = self._parts.clock.now()
-            reason = batcher.ready(now, out)
-            if reason is None:
-                return
-            batch = batcher.take(now, reason)
-            wanted = [item for item in batch.items if not item.lane.gone or item.followers]
-            if wanted:
-                runner.submit(msgspec.structs.replace(batch, items=wanted))
+        self._dispatch.add(items, now)
 
     def _settle(self, result: BatchResult) -> None:
         items = result.batch.items
@@ -278,7 +282,7 @@ class Engine:
         finds little to finish; before its speed is known, a few polls' worth."""
         per_item_s = self._parts.costs.per_item_s
         most = self._limits.ahead_s / per_item_s if per_item_s else 0.0
-        return int(max(most, 2 * self._limits.poll_max)) - len(self._parts.batcher)
+        return int(max(most, 2 * self._limits.poll_max)) - len(self._dispatch)
 
     def _idle_wait(self, now: float) -> float:
         """How long the source may wait for a record: not at all while the runner has something."""
@@ -320,11 +324,11 @@ class Engine:
         parts.batcher.drain()
         while not deadline.passed() and (len(self._ledger) or len(self._checkpoint) or not self._checkpoint.clear):
             meanwhile()
-            self._submit()
-            for result in parts.runner.finished(min(BEAT_S, deadline.left())):
+            self._dispatch.submit()
+            for result in self._dispatch.finished(min(BEAT_S, deadline.left())):
                 self._settle(result)
             self._release()
-            if not (parts.runner.out() or len(parts.batcher)):
+            if not (parts.runner.out() or len(self._dispatch)):
                 wait_s = self._commit_wait(parts.clock.now()) or 0.0
                 parts.clock.sleep(min(max(0.0, wait_s), deadline.left()))
                 self._go_on_from(self._checkpoint.commit(deadline))
@@ -342,6 +346,7 @@ class Engine:
     def _on_committed(self, items: Sequence[Item], seconds: float) -> None:
         parts = self._parts
         self._intake.remember(items)
+        parts.attempts.passed(items)
         parts.metrics.committed(items, parts.clock.time_ms(), seconds)
 
     def _observe(self) -> None:
@@ -352,7 +357,7 @@ class Engine:
             self._lag_at = now
             in_flight = len(self._ledger) + len(self._checkpoint)
             parts.garbage.collect(now, in_flight)
-            parts.metrics.depth(len(parts.batcher), in_flight)
+            parts.metrics.depth(len(self._dispatch), in_flight)
             state, errors = parts.cache.circuit()
             parts.metrics.circuit(state)
             parts.metrics.cache(0, 0, 0, errors - self._cache_errors)

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     WRONG_SHAPE = "wrong-shape"
     OUT_OF_MEMORY = "out-of-memory"
     ANSWER_TOO_LARGE = "answer-too-large"
+    CRASH = "crash"
 
 
 class StreamerError(Exception):
@@ -91,6 +92,10 @@ class Temporary(Exit):
     """Start the process again: it will go on where it stopped."""
 
     code = 75
+
+
+class DeviceFailed(Temporary):
+    """The model or its device failed under a batch, so one of its records may be why."""
 
 
 class BadConfig(Exit):

@@ -27,15 +27,17 @@ Answer = tuple[str, str, bytes]  # status, content type, body
 class Health:
     """What the probes ask. Written by the owner thread, read by the server's: every write is one assignment."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, on_beat: Callable[[float], None] = lambda now: None) -> None:
         self._clock = clock or SystemClock()
+        self._on_beat = on_beat
         self._beat: float | None = None
         self._warm = False
         self._assigned = False
 
     def beat(self) -> None:
         """The loop has turned."""
-        self._beat = self._clock.now()
+        self._beat = now = self._clock.now()
+        self._on_beat(now)
 
     def warm(self) -> None:
         """The model is loaded and has answered its example."""

@@ -6,6 +6,7 @@ a batch has computed as soon as it was started, and the batches are answered one
 
 from __future__ import annotations
 
+import faulthandler
 import queue
 import threading
 import time
@@ -23,12 +24,12 @@ from streamer import device as devices
 from streamer.clock import Deadline
 from streamer.derive import Origin, derive
 from streamer.device import Device, Launched, open_device
-from streamer.errors import Internal, Reason, Reject, Temporary
+from streamer.errors import DeviceFailed, Internal, Reason, Reject
 from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
 from streamer.stopwatch import Stopwatch
 from streamer.worker import Features, Tensors, Worker, overrides
 
-STUCK_S = 600.0
+STUCK_S = 60.0
 """A batch takes seconds; one that takes this long never ends, and only a new process helps."""
 
 POLL_S, POLL_MAX_S = 0.00005, 0.001
@@ -115,7 +116,7 @@ class Inference:
         items, about 2 log2(N) for one culprit.
 
         Raises:
-            Temporary: the device itself is broken; only a new process helps.
+            DeviceFailed: the device itself is broken; only a new process helps.
         """
         return self.end(self.begin(items))
 
@@ -123,7 +124,7 @@ class Inference:
         """Let the device record a run of each of these batches, until it takes no more; how many it took.
 
         Raises:
-            Temporary: the device itself is broken; only a new process helps.
+            DeviceFailed: the device itself is broken; only a new process helps.
         """
         recorded = 0
         try:
@@ -141,7 +142,7 @@ class Inference:
         here is dealt with by `end`.
 
         Raises:
-            Temporary: the device itself is broken; only a new process helps.
+            DeviceFailed: the device itself is broken; only a new process helps.
         """
         pending = Pending(items)
         self.stopwatch.start()
@@ -163,7 +164,7 @@ class Inference:
         """Wait for a batch and answer it, or its halves if it fails.
 
         Raises:
-            Temporary: the device itself is broken; only a new process helps.
+            DeviceFailed: the device itself is broken; only a new process helps.
         """
         outcomes = self._try(pending)
         if not isinstance(outcomes, Rejected):
@@ -224,8 +225,8 @@ class Inference:
         return [next(left) if ok else NOT_FINITE for ok in finite]
 
 
-def _broken(error: torch.AcceleratorError) -> Temporary:
-    return Temporary(f"the device failed ({type(error).__name__}); start the process again")
+def _broken(error: torch.AcceleratorError) -> DeviceFailed:
+    return DeviceFailed(f"the device failed ({type(error).__name__}); start the process again")
 
 
 def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
@@ -270,8 +271,9 @@ class ThreadRunner:
 
     slots = 2
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, stuck_s: float = STUCK_S) -> None:
         self._inference = inference
+        self._stuck_s = stuck_s
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
         self._out = 0
@@ -299,8 +301,12 @@ class ThreadRunner:
             try:
                 result = self._outbox.get(timeout=timeout_s) if timeout_s > 0 else self._outbox.get_nowait()
             except queue.Empty:
-                if time.monotonic() - self._heard > STUCK_S:
-                    raise Temporary(f"the model has not come back for {STUCK_S:.0f} s; start again") from None
+                if time.monotonic() - self._heard > self._stuck_s:
+                    faulthandler.dump_traceback(all_threads=True)
+                    raise DeviceFailed(
+                        f"the model has not come back for {self._stuck_s:g} s (batch.timeout_s); start again. "
+                        "Where it hangs is in the stacks above; a record that hangs it each time becomes a dead letter"
+                    ) from None
                 break
             self._heard = time.monotonic()
             if isinstance(result, BaseException):

@@ -67,12 +67,13 @@ class KafkaSettings(Section):
 class BatchSettings(Section):
     """Limits of one batch: `items_max` items, `cost_max` padded cost (None: a million), `linger_ms`
     how long an idle device waits for more, `latency_goal_ms` from an event's own timestamp to its answer
-    (None: no goal)."""
+    (None: no goal), `timeout_s` how long a batch may take before the process ends as hung."""
 
     items_max: Positive = 1024
     cost_max: Positive | None = None
     linger_ms: Annotated[float, Field(ge=0)] = 0
     latency_goal_ms: Annotated[float, Field(gt=0)] | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 60
 
 
 class GpuSettings(Section):
@@ -101,10 +102,12 @@ class CacheSettings(Section):
 
 
 class HttpSettings(Section):
-    """Where probes and metrics are served; port 0 is any free one."""
+    """Where probes and metrics are served; port 0 is any free one. `token` is what `POST /drain` must bring (None:
+    nobody may ask for it)."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    token: Annotated[SecretStr, Field(min_length=16, max_length=1024)] | None = None
 
 
 def _models_dir() -> Path:
@@ -114,10 +117,12 @@ def _models_dir() -> Path:
 
 
 class ModelsSettings(Section):
-    """Models are in `<dir>/<name>/<version>`; `latest` is the highest version."""
+    """Models are in `<dir>/<name>/<version>`; `latest` is the highest version. `public_key` is a PEM file of ed25519
+    keys; with it, only what one of them signed is loaded."""
 
     dir: Path = Field(default_factory=_models_dir)
     version: Annotated[str, StringConstraints(pattern=r"^(latest|v[1-9][0-9]{0,8})$")] = "latest"
+    public_key: Path | None = None
 
 
 class DeadLetterSettings(Section):
@@ -162,7 +167,7 @@ class Settings(BaseSettings):
 
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
-    commit_interval_ms: Positive = 100
+    commit_interval_ms: Annotated[int, Field(gt=0, le=5_000)] = 100
     drain_s: Annotated[float, Field(gt=0)] = 25
     allow_insecure: bool = False
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)

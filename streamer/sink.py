@@ -221,7 +221,7 @@ class AtLeastOnceSink:
         self._clock = clock
         self._partitions = Partitions()
         self._unsent: list[Message] = []
-        self._refused: list[tuple[Message, KafkaError]] = []
+        self._refused: deque[tuple[Message, KafkaError]] = deque()  # never replaced: callbacks add from other threads
         self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
         self._flushing = False
         self._positions: Positions = {}
@@ -239,8 +239,7 @@ class AtLeastOnceSink:
         """It has everything already, but what waits for a flush."""
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
-        self._unsent = [message for message, _ in self._refused] + self._unsent
-        self._refused = []
+        self._unsent = [message for message, _ in self._take_refused()] + self._unsent
         self._send(deadline)
         self._flushing = True
 
@@ -270,7 +269,11 @@ class AtLeastOnceSink:
     def forget(self, partitions: Sequence[int]) -> None:
         self._unsent = _without(self._unsent, partitions)
         gone = set(partitions)
-        self._refused = [(message, error) for message, error in self._refused if message.partition not in gone]
+        self._refused += [(message, error) for message, error in self._take_refused() if message.partition not in gone]
+
+    def _take_refused(self) -> list[tuple[Message, KafkaError]]:
+        """One by one: a flush that was left behind may add to them meanwhile, and what it adds must not get lost."""
+        return [self._refused.popleft() for _ in range(len(self._refused))]
 
     def close(self, deadline: Deadline) -> None:
         self._producer.flush(deadline.left())

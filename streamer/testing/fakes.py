@@ -28,8 +28,8 @@ class Marker(Enum):
 CRASH, REVOKE, LOSE, PAUSE = Marker.CRASH, Marker.REVOKE, Marker.LOSE, Marker.PAUSE
 
 
-class Crash(Exception):
-    """The process died here."""
+class Crash(BaseException):
+    """The process died here: no handler of the engine may stop it. A worker may raise it too."""
 
 
 class ManualClock:

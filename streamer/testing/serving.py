@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas import DeadLetter, Event, Prediction
 from streamer import headers
+from streamer.attempts import Attempts, MemoryStore, Store
 from streamer.batcher import Batcher, BatchPolicy, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import CommitPolicy
@@ -62,6 +63,7 @@ class Bench(msgspec.Struct, frozen=True):
     model: Model | None = None
     seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch.items)
     commit_s: float = 0.002
+    attempts: Store = msgspec.field(default_factory=MemoryStore)
 
 
 def records(entries: Iterable[Entry], topic: str, partitions: int = 1) -> list[Record | Marker]:
@@ -154,6 +156,7 @@ def parts_of(
         clock=clock,
         metrics=metrics,
         health=Health(),
+        attempts=Attempts(bench.attempts),
         goal_s=bench.batch.goal_s,
     )
 

@@ -12,10 +12,10 @@ LAYERS = ["schemas", "streamer", "workers", "benchmarks", "tests"]
 ENGINE = [
     ["errors", "clock", "garbage", "stopwatch", "records"],
     ["headers", "kafka_names", "settings", "config", "log", "metrics"],
-    ["derive", "models", "worker", "ports"],
-    ["codec", "batcher", "ledger", "sharing", "dead_letters"],
+    ["derive", "manifest", "signatures", "models", "worker", "ports"],
+    ["codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     ["producing", "source", "sink", "cache", "features", "graphs", "device", "runner"],
-    ["committer", "intake", "checkpoint", "health", "engine"],
+    ["committer", "intake", "checkpoint", "dispatch", "watchdog", "health", "engine"],
     ["slot", "registry", "app"],
     ["testing"],
     ["demo", "bench", "cli"],

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from streamer.batcher import BatchPolicy
 from streamer.clock import Deadline
 from streamer.engine import Engine, Limits
-from streamer.errors import Aborted, BadConfig, BadData, Refused, Temporary, Wait
+from streamer.errors import Aborted, BadConfig, BadData, DeviceFailed, Refused, Temporary, Wait
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.records import Batch, Message, Predicted
@@ -321,9 +321,11 @@ def test_a_group_that_starts_at_the_end_commits_where_that_is(monkeypatch: pytes
     assert [(tp.partition, tp.offset) for tp in committed.pop()] == [(1, 8)]
 
 
-def test_a_model_that_never_comes_back_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.runner.STUCK_S", 0.0)
-    runner = ThreadRunner(Inference(Echo(), torch.device("cpu"), 1_000))  # its thread is not started
+def test_a_model_that_never_comes_back_ends_the_process_and_says_where_it_hangs(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    runner = ThreadRunner(Inference(Echo(), torch.device("cpu"), 1_000), stuck_s=0.0)  # its thread is not started
     runner.submit(Batch([], "full", 1, 0.0))
-    with pytest.raises(Temporary, match="has not come back"):
+    with pytest.raises(DeviceFailed, match="has not come back"):
         runner.finished(0.01)
+    assert "in finished" in capfd.readouterr().err
