@@ -11,6 +11,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -24,30 +25,33 @@ log = structlog.get_logger(__name__)
 
 DEATHS_TILL_ALONE = 2
 DEATHS_ALONE_MAX = 2
-FILE_BYTES = 1 << 16
-SPANS_MAX = 64
-"""Spans of former deaths that are remembered; the oldest are forgotten first."""
+FILE_BYTES = 1 << 18
+FOUND_MAX = 10_000
+"""Records that are remembered: two batches of any sensible size, of a few deaths."""
 
 
-class Span(msgspec.Struct, array_like=True):
-    """Offsets `first` to `last` of a partition were on the device at `deaths` deaths; `alone`: nothing else was."""
+class OnDevice(msgspec.Struct, array_like=True):
+    """The records of one batch; `alone`: a suspect, with nothing else on the device."""
+
+    partitions: list[int]
+    offsets: list[int]
+    alone: bool
+
+
+class Deaths(msgspec.Struct, array_like=True):
+    """A record, and how many processes died while it was on the device, and while it was alone there."""
 
     partition: int
-    first: int
-    last: int
-    alone: bool = False
-    deaths: int = 0
-
-    def holds(self, partition: int, offset: int) -> bool:
-        """Whether it speaks of this record."""
-        return partition == self.partition and self.first <= offset <= self.last
+    offset: int
+    together: int = 0
+    alone: int = 0
 
 
 class Marks(msgspec.Struct, array_like=True):
-    """What is on the device now, a list a batch, and what was when predecessors died."""
+    """What is on the device now, and what was when predecessors died."""
 
-    out: list[list[Span]] = msgspec.field(default_factory=list)
-    found: list[Span] = msgspec.field(default_factory=list)
+    out: list[OnDevice] = msgspec.field(default_factory=list)
+    found: list[Deaths] = msgspec.field(default_factory=list)
 
 
 class Store(Protocol):
@@ -107,106 +111,72 @@ class Attempts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._encode = msgspec.msgpack.Encoder().encode
-        self._out: list[list[Span]] = []
+        self._out: list[OnDevice] = []
         self._found = _remembered(store.read())
-        self.save()
-
-    def save(self) -> None:
-        """Write down what is on the device now."""
-        self._store.write(self._encode(Marks(self._out, self._found)))
+        self._save()
 
     def begin(self, items: Sequence[Item], alone: bool) -> None:
         """These go to the device, behind what is there already."""
-        spans = _spans(items)
-        if alone:
-            spans = [Span(span.partition, span.first, span.last, alone) for span in spans]
-        self._out.append(spans)
-        self.save()
+        partitions = [item.record.partition for item in items]
+        self._out.append(OnDevice(partitions, [item.record.offset for item in items], alone))
+        self._save()
 
     def end(self) -> None:
         """The first that went has come back."""
         del self._out[0]
-        self.save()
+        self._save()
 
     def clear(self) -> None:
         """The process ends for a reason that is not on the device."""
         self._out = []
-        self.save()
-
-    def condemned(self, items: Iterable[Item]) -> list[tuple[Item, Rejected]]:
-        """Those that have killed alone, with what becomes of them."""
-        guilty = [span for span in self._found if span.alone and span.deaths >= DEATHS_ALONE_MAX]
-        if not guilty:
-            return []
-        said = f"the process died {DEATHS_ALONE_MAX} times with this record alone on the device"
-        outcome = Rejected(Reason.CRASH, said, "Crash")
-        return [(item, outcome) for item in items if _held(guilty, item)]
+        self._save()
 
     def suspects(self, items: Iterable[Item]) -> list[Item]:
         """Those that must run alone."""
-        under = [span for span in self._found if span.alone or span.deaths >= DEATHS_TILL_ALONE]
-        return [item for item in items if _held(under, item)] if under else []
+        return [item for item, deaths in self._known(items) if deaths.alone or deaths.together >= DEATHS_TILL_ALONE]
+
+    def condemned(self, items: Iterable[Item]) -> list[tuple[Item, Rejected]]:
+        """Those that have killed alone, with what becomes of them."""
+        said = f"the process died {DEATHS_ALONE_MAX} times with this record alone on the device"
+        outcome = Rejected(Reason.CRASH, said, "Crash")
+        return [(item, outcome) for item, deaths in self._known(items) if deaths.alone >= DEATHS_ALONE_MAX]
 
     def passed(self, items: Iterable[Item]) -> None:
-        """These are answered for good: what is before them is no longer under suspicion."""
+        """These are answered for good: they and what is before them are under suspicion no more."""
         if not self._found:
             return
-        ends: dict[int, int] = {}
-        for item in items:
-            ends[item.record.partition] = item.record.offset
-        left = [span for span in self._found if ends.get(span.partition, -1) < span.last]
-        if len(left) < len(self._found):
-            self._found = left
-            self.save()
+        ends = {item.record.partition: item.record.offset for item in items}
+        self._found = {
+            place: deaths for place, deaths in self._found.items() if deaths.offset > ends.get(deaths.partition, -1)
+        }
+        self._save()
+
+    def _known(self, items: Iterable[Item]) -> list[tuple[Item, Deaths]]:
+        if not (found := self._found):
+            return []
+        places = ((item, (item.record.partition, item.record.offset)) for item in items)
+        return [(item, found[place]) for item, place in places if place in found]
+
+    def _save(self) -> None:
+        self._store.write(self._encode(Marks(self._out, list(self._found.values()))))
 
 
-def _spans(items: Iterable[Item]) -> list[Span]:
-    """First and last offset of each partition, in no order of offsets: texts are sorted by length."""
-    spans: dict[int, Span] = {}
-    for item in items:
-        record = item.record
-        offset = record.offset
-        span = spans.get(record.partition)
-        if span is None:
-            spans[record.partition] = Span(record.partition, offset, offset)
-        elif offset > span.last:
-            span.last = offset
-        elif offset < span.first:
-            span.first = offset
-    return list(spans.values())
-
-
-def _held(spans: Iterable[Span], item: Item) -> bool:
-    record = item.record
-    return any(span.holds(record.partition, record.offset) for span in spans)
-
-
-def _remembered(content: bytes) -> list[Span]:
+def _remembered(content: bytes) -> dict[tuple[int, int], Deaths]:
     """What is known of former deaths, the last one counted in."""
     try:
         marks = msgspec.msgpack.decode(content, type=Marks) if content else Marks()
     except msgspec.MsgspecError:  # of another version of ours
-        return []
-    found = marks.found
-    for span in (span for batch in marks.out for span in batch):
-        found = _counted(found, span)
-    if any(marks.out):
+        return {}
+    found = {(deaths.partition, deaths.offset): deaths for deaths in marks.found}
+    for batch in marks.out:
+        for place in zip(batch.partitions, batch.offsets, strict=False):
+            deaths = found.pop(place, None) or Deaths(*place)  # to the end: the oldest are forgotten first
+            found[place] = Deaths(*place, deaths.together + (not batch.alone), deaths.alone + batch.alone)
+    if marks.out:
         log.warning(
             "the last process died with records on the device",
-            spans=[f"{span.partition}:{span.first}-{span.last}" for span in found],
-            deaths=max(span.deaths for span in found),
+            records=sum(len(batch.offsets) for batch in marks.out),
+            run_alone_now=sum(d.alone > 0 or d.together >= DEATHS_TILL_ALONE for d in found.values()),
+            dead_letters_now=[f"{d.partition}/{d.offset}" for d in found.values() if d.alone >= DEATHS_ALONE_MAX],
         )
-    return found[-SPANS_MAX:]
-
-
-def _counted(found: list[Span], span: Span) -> list[Span]:
-    """One more death. The culprit was on the device at each, so it is where the spans overlap."""
-    others, deaths = [], 1
-    for old in found:
-        first, last = max(old.first, span.first), min(old.last, span.last)
-        if (old.partition, old.alone) == (span.partition, span.alone) and first <= last:
-            span = Span(span.partition, first, last, span.alone)
-            deaths = max(deaths, old.deaths + 1)
-        else:
-            others.append(old)
-    return [*others, Span(span.partition, span.first, span.last, span.alone, deaths)]
+    return dict(islice(found.items(), max(0, len(found) - FOUND_MAX), None))

@@ -5,6 +5,7 @@ Production code is not touched: the methods of the engine's parts and of the pro
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import functools
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from streamer import app, log
 from streamer.checkpoint import CommitPolicy
@@ -66,10 +67,14 @@ AT_LEAST_ONCE_POINTS = (
 )
 
 
+ARM = signal.SIGUSR2
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a worker process does. `die_at` is a failpoint and on which of its hits, `how` the signal that it sends
-    itself there; `bug` is one of `BUGS`."""
+    """What a worker process does. `die_at` is a failpoint and on which of its hits, 0 for the next one after the signal
+    `ARM`; `how` is the signal that it sends itself there; `bug` is one of `BUGS`. `settings` are sections of the settings
+    beside those of the plan; `before`, a function of a module, is called in the new process before it serves."""
 
     bootstrap: str
     group: str
@@ -84,6 +89,8 @@ class Plan:
     die_at: tuple[str, int] | None = None
     how: int = signal.SIGKILL
     bug: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    before: Callable[[], None] | None = None
 
 
 class SlowEcho(Echo):
@@ -106,8 +113,10 @@ class SlowEcho(Echo):
 
 def main(plan: Plan) -> None:
     """Serve as the plan says; ends the process like `streamer run` does."""
-    _die_with_parent()
     os.dup2(os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+    if plan.before is not None:
+        plan.before()
+    _die_with_parent()  # last, as the kernel forgets it when a process changes its user
     faulthandler.register(signal.SIGUSR1)  # where does it hang?
     log.configure("info", "json")
     worker = SlowEcho(plan)
@@ -130,6 +139,10 @@ class Failpoint:
     def __init__(self, plan: Plan) -> None:
         self._point, self._left = plan.die_at or ("", 0)
         self._how = plan.how
+        signal.signal(ARM, self._arm)
+
+    def _arm(self, *_: object) -> None:
+        self._left = 1
 
     def reached(self, point: str) -> None:
         if point == self._point:
@@ -217,11 +230,29 @@ def backwards(producer: OpenProducer, plan: Plan) -> None:
     producer.send_offsets_to_transaction = turn  # type: ignore[method-assign]
 
 
+def deaf(producer: OpenProducer, plan: Plan) -> None:
+    """The producer goes on after its line was disturbed under a commit, as if a success left nothing open."""
+    TransactionalSink._on_error = lambda self, error: None  # type: ignore[method-assign]
+
+
+def sure(producer: OpenProducer, plan: Plan) -> None:
+    """A commit whose outcome is unclear is taken for one that has happened."""
+    commit = producer.commit_transaction
+
+    def assume(*args: Any) -> None:
+        with contextlib.suppress(KafkaException):
+            commit(*args)
+
+    producer.commit_transaction = assume  # type: ignore[method-assign]
+
+
 BUGS: Mapping[str, Bug] = {
     "early offsets": early_offsets,
     "late offsets": late_offsets,
     "no fence": no_fence,
     "backwards": backwards,
+    "deaf": deaf,
+    "sure": sure,
 }
 """What an engine of this kind gets wrong; planted to see that the tests would notice."""
 
@@ -248,7 +279,9 @@ def _engine(die: Failpoint, parts: Parts, limits: Limits, policy: CommitPolicy) 
     die.watch(parts.codec, "codec", "decode_many")
     die.watch(parts.runner, "runner", "submit", "finished")
     die.watch(parts.sink, "sink", "write", "hand_over", "begin", "confirm")
-    return Engine(parts, limits, policy)
+    engine = Engine(parts, limits, policy)
+    die.watch(engine, "engine", "assigned", "revoked", "lost")
+    return engine
 
 
 def _settings(plan: Plan) -> Settings:
@@ -264,6 +297,7 @@ def _settings(plan: Plan) -> Settings:
             },
             "batch": {"items_max": plan.items_max},
             "http": {"port": 0},
+            **plan.settings,
         }
     )
 

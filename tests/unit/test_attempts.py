@@ -97,6 +97,14 @@ def test_two_deaths_with_a_record_on_the_device_let_it_run_alone_from_then_on():
     assert not attempts.condemned(items(*range(30)))
 
 
+def test_two_batches_at_one_death_count_as_one_death():
+    """Batches cut by length interleave: spans of offsets instead of offsets found the wrong ones."""
+    store = MemoryStore()
+    assert not die(store, items(0, 2, 4), items(1, 3, 5)).suspects(items(*range(6)))
+    attempts = die(store, items(1, 2, 7), items(6, 8))
+    assert [one.record.offset for one in attempts.suspects(items(*range(9)))] == [1, 2]
+
+
 def test_one_death_makes_no_suspect():
     assert die(MemoryStore(), items(5, 6)).suspects(items(5, 6)) == []
 
