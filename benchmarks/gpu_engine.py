@@ -135,8 +135,8 @@ def serve(
         events_per_s=events / seconds,
         idle=1 - (end.computed - start.computed) / seconds,
         batch=events / max(1, end.batches - start.batches),
-        owner_us=owner / events * 1e6,
-        others_us=(end.process - start.process - owner) / events * 1e6,
+        owner_us=owner / max(1, events) * 1e6,
+        others_us=(end.process - start.process - owner) / max(1, events) * 1e6,
         graphs=graphs,
         first=sink.first[:CHECKED],
     )

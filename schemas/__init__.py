@@ -2,6 +2,7 @@
 
 from schemas.events import Event
 from schemas.leads import LeadEvent, LeadScore
+from schemas.pii import Pii
 from schemas.predictions import DeadLetter, Prediction, Source
 from schemas.tickets import Candidate, TicketEvent, TicketRoute
 from schemas.topics import EVENTS, LEAD_SCORES, TICKET_ROUTES, dead_letters
@@ -15,6 +16,7 @@ __all__ = [
     "Event",
     "LeadEvent",
     "LeadScore",
+    "Pii",
     "Prediction",
     "Source",
     "TicketEvent",

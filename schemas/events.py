@@ -1,15 +1,18 @@
 """What happened: the events that CRM and sales systems produce, one JSON object a record.
 
 Every event is frozen and strict (a number in quotes is not a number); unknown keys are ignored, so a
-producer may add fields before its readers know them.
+producer may add fields before its readers know them. What identifies or describes a person is tagged `Pii()`: an
+event that is printed does not show it, nor does the text of an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
+
+from schemas import pii
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -17,7 +20,7 @@ Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 class Event(BaseModel):
     """What every event has: an id that the producer never reuses, and when it happened (with a time zone)."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
     topic: ClassVar[str]
     """The topic that carries this event."""
@@ -29,6 +32,10 @@ class Event(BaseModel):
     def key(self) -> str:
         """The record key: events of one key keep their order, through to the predictions."""
         return self.event_id
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, pii.masked(type(self), name, value) if name else value
 
     @classmethod
     def from_row(cls, row: Mapping[str, str], *, event_id: str, occurred_at: str) -> Self:

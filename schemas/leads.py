@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.events import Event, Identifier
+from schemas.pii import Pii
 
 Job = Literal[
     "admin.",
@@ -42,21 +43,22 @@ class LeadEvent(Event):
     `balance` is the average yearly balance in euro, `day` and `month` when the lead was last contacted,
     `campaign` the contacts of this campaign (this one included), `pdays` the days since an earlier campaign's
     last contact, `previous` the contacts before this campaign, `poutcome` how that one ended.
-    Without `consent` a lead must not be scored.
+    Without `consent` a lead must not be scored. Tagged is who the lead is and how they live; what the sales team did
+    (contacts, campaigns, and how those ended) is not.
     """
 
     topic: ClassVar[str] = "crm.leads.events.v1"
 
-    lead_id: Identifier
+    lead_id: Annotated[Identifier, Pii()]
     consent: bool = True
-    age: Annotated[int, Field(ge=16, le=120)]
-    job: Job | None = None
-    marital: Marital
-    education: Education | None = None
-    default: bool
-    balance: Annotated[int, Field(ge=-(10**9), le=10**9)]
-    housing: bool
-    loan: bool
+    age: Annotated[int, Field(ge=16, le=120), Pii()]
+    job: Annotated[Job | None, Pii()] = None
+    marital: Annotated[Marital, Pii()]
+    education: Annotated[Education | None, Pii()] = None
+    default: Annotated[bool, Pii()]
+    balance: Annotated[int, Field(ge=-(10**9), le=10**9), Pii()]
+    housing: Annotated[bool, Pii()]
+    loan: Annotated[bool, Pii()]
     contact: Contact | None = None
     day: Annotated[int, Field(ge=1, le=31)]
     month: Month

@@ -6,6 +6,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from schemas.pii import Pii
+
 A = TypeVar("A", bound=BaseModel)
 
 
@@ -32,7 +34,7 @@ class Prediction(BaseModel, Generic[A]):
 
     prediction_id: str
     event_id: str
-    key: str
+    key: Annotated[str, Pii()]
     worker: str
     model_version: str
     model_digest: str

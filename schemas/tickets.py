@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas.events import Event, Identifier
+from schemas.pii import Pii
 
 
 class TicketEvent(Event):
@@ -20,10 +21,10 @@ class TicketEvent(Event):
     topic: ClassVar[str] = "crm.tickets.events.v1"
 
     ticket_id: Identifier
-    customer_id: Identifier
+    customer_id: Annotated[Identifier, Pii()]
     channel: Literal["mail", "chat", "web", "phone"] = "web"
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")] = "en"
-    text: Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+    text: Annotated[str, StringConstraints(min_length=1, max_length=4000), Pii()]
 
     @property
     def key(self) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -14,10 +15,11 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from streamer import models, slot
+from schemas.pii import tags
+from streamer import encryption, models, slot
 from streamer.attempts import Attempts, FileStore, MemoryStore
 from streamer.batcher import Batcher, BatchPolicy, CostModel
-from streamer.cache import ContentKey, NearCache, Payoff, RedisCache, connect
+from streamer.cache import ContentKey, NearCache, Payoff, RedisCache
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Clock, Deadline, SystemClock
 from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
@@ -25,16 +27,18 @@ from streamer.committer import ThreadCommitter
 from streamer.config import client_config
 from streamer.device import bound_memory
 from streamer.engine import Engine, Limits, Parts
-from streamer.errors import BadConfig, Refused, Unreachable, Wait
+from streamer.errors import BadConfig, Exit, Internal, Refused, Unreachable, Wait
 from streamer.features import NoFeatures, RedisFeatures
 from streamer.garbage import QuietCollector
 from streamer.graphs import worth_recording
 from streamer.health import STALE_S, Health, HealthServer
 from streamer.ledger import Lane
+from streamer.log import keep_out
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
 from streamer.records import Item, Record, Rejected
+from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
 from streamer.sink import AtLeastOnceSink, TransactionalSink
@@ -50,7 +54,7 @@ SWITCH_S = 0.0002
 with Python's 5 ms it takes 6.6 us an event instead of 4 on a small model, and throughput falls by an eighth."""
 WATCHDOG_GRACE_S = 5.0
 """After a batch's own time-out, which says more than a watchdog can."""
-DEFAULT_SECRET = b"streamer"  # keys are then guessable by who knows the features; set cache.secret
+DEFAULT_SECRET = b"streamer"  # on this machine, or where plaintext is trusted; elsewhere cache.secret must be set
 
 
 def run(settings: Settings, worker: Worker[Any, Any]) -> None:
@@ -67,9 +71,12 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     watchdog = Watchdog(max(STALE_S, settings.batch.timeout_s + WATCHDOG_GRACE_S))
     health = Health(clock, watchdog.beat)
     metrics = Metrics(worker.name, model.version, CollectorRegistry())
-    server = HealthServer(settings.http.host, settings.http.port, health, metrics)
+    server = HealthServer(
+        settings.http.host, settings.http.port, health, metrics, token=_token(settings), drain=_terminate
+    )
     server.start()
     structlog.contextvars.bind_contextvars(worker=worker.name, model_version=model.version)
+    keep_out(tags(worker.event).names())
     runner, inference = _runner(settings, worker, device)
     metrics.watch(inference.stopwatch)
     warm_up(worker, inference)
@@ -84,11 +91,26 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     garbage.start()
     sys.setswitchinterval(SWITCH_S)
     try:
-        engine.run()
+        serve(engine)
     finally:
         watchdog.close()
         server.close()
     log.info("stopped: everything in flight is committed")
+
+
+def serve(engine: Engine) -> None:
+    """Let the engine run to its end.
+
+    Raises:
+        Exit: the process cannot go on. The text of an unexpected error may quote an event, so it ends here.
+    """
+    try:
+        engine.run()
+    except Exit:
+        raise
+    except Exception as error:
+        log.exception("unexpected error")
+        raise Internal(f"unexpected {type(error).__name__}: a bug; its stack is in the log") from None
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -181,7 +203,7 @@ def _parts(
     source = KafkaSource(
         {**client_config(settings), "group.id": group, "client.id": group}, worker.source, settings.kafka.start
     )
-    cache, features = _redis(settings, worker, costs, clock)
+    cache, features = _redis(settings, worker, costs, clock, metrics)
     policy = batch_policy(settings)
     runner.start()
     return Parts(
@@ -194,6 +216,7 @@ def _parts(
             Identity(worker.name, model.version, model.digest, group),
             clock,
             settings.limits.record_bytes_max,
+            encryption.cipher(settings.encryption.keys_file, worker.event, worker.source),
         ),
         cache=cache,
         content_key=ContentKey(_secret(settings), worker.name, model.digest, _schema(worker)),
@@ -259,19 +282,39 @@ def _begin(sink: TransactionalSink, clock: Clock) -> None:
             clock.sleep(1.0)
 
 
-def _redis(settings: Settings, worker: Worker[Any, Any], costs: CostModel, clock: Clock) -> tuple[Cache, FeatureStore]:
+def _redis(
+    settings: Settings, worker: Worker[Any, Any], costs: CostModel, clock: Clock, metrics: Metrics
+) -> tuple[Cache, FeatureStore]:
     near = NearCache(clock, settings.cache.near_max, settings.cache.ttl_s)
     if settings.cache.url is None:
         return near, NoFeatures()
     client = connect(settings.cache.url.get_secret_value(), settings.cache.timeout_ms)
     payoff = Payoff(lambda: costs.per_item_s)
-    cache = RedisCache(client, near, payoff, clock=clock, secret=_secret(settings), ttl_s=settings.cache.ttl_s)
-    return cache, RedisFeatures(client, worker.name)
+    cache = RedisCache(
+        client,
+        near,
+        payoff,
+        clock=clock,
+        secret=_secret(settings),
+        ttl_s=settings.cache.ttl_s,
+        bad_values=partial(metrics.redis_bad_values, "answer"),
+    )
+    return cache, RedisFeatures(client, worker.name, clock, partial(metrics.redis_bad_values, "features"))
 
 
 def _secret(settings: Settings) -> bytes:
     secret = settings.cache.secret
     return secret.get_secret_value().encode() if secret else DEFAULT_SECRET
+
+
+def _token(settings: Settings) -> str | None:
+    token = settings.http.token
+    return token.get_secret_value() if token else None
+
+
+def _terminate() -> None:
+    """What `POST /drain` does, at any stage of the process: the same as who stops it."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop_on_signals(engine: Engine) -> None:

@@ -14,15 +14,16 @@ from typing import Any
 
 import cachetools
 import msgspec
-import pybreaker
 import redis
-import structlog
 
 from streamer.clock import Clock
-
-log = structlog.get_logger(__name__)
+from streamer.redis_client import Circuit
 
 TAG_BYTES = 16
+FORM = b"\x01"
+"""How a value is laid out: this byte, a tag, the answer. Part of what the tag is taken of."""
+VALUE_BYTES_MAX = 1 << 20
+"""No answer is longer, as no Kafka record of ours is; what is longer in Redis, somebody else put there."""
 
 
 class ContentKey:
@@ -30,7 +31,7 @@ class ContentKey:
 
     def __init__(self, secret: bytes, worker: str, model_digest: str, schema: str) -> None:
         self._hash = hashlib.blake2b(
-            msgspec.msgpack.encode((worker, model_digest, schema)), key=secret[:64], digest_size=TAG_BYTES
+            msgspec.msgpack.encode((worker, model_digest, schema)), key=_key(secret), digest_size=TAG_BYTES
         )
 
     def of(self, features: Hashable) -> bytes:
@@ -96,20 +97,32 @@ class NearCache:
 
 
 class RedisCache:
-    """A near cache over Redis. A value is a keyed checksum over key and answer, then the answer."""
+    """A near cache over Redis. A value is `FORM`, a keyed checksum over key and answer, and the answer.
+
+    `bad_values` is told how many values in Redis were not what this deployment put under their key.
+    """
 
     def __init__(
-        self, client: redis.Redis, near: NearCache, payoff: Payoff, *, clock: Clock, secret: bytes, ttl_s: float
+        self,
+        client: redis.Redis,
+        near: NearCache,
+        payoff: Payoff,
+        *,
+        clock: Clock,
+        secret: bytes,
+        ttl_s: float,
+        bad_values: Callable[[int], None],
     ) -> None:
         self._redis = client
         self._near = near
         self._payoff = payoff
         self._clock = clock
-        self._secret = secret[:64]
+        self._secret = _key(secret)
         self._ttl_s = ttl_s
+        self._bad_values = bad_values
         # Apart, so that a full or read-only Redis goes on answering without being written to in vain.
-        self._reading, self._writing = _breaker(), _breaker()
-        self._errors = 0
+        self._reading = Circuit(client, clock, "looking up answers")
+        self._writing = Circuit(client, clock, "storing answers")
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         answers = self._near.get_many(keys)
@@ -117,80 +130,77 @@ class RedisCache:
         if not asked:
             return answers
         started = self._clock.now()
-        values = self._call(self._reading, lambda: self._redis.mget([self._name(keys[at]) for at in asked]))
+        values = self._reading.call(lambda client: self._ask(client, [keys[at] for at in asked]))
         if values is None:
             return answers  # an outage says nothing about what a look-up is worth
         found = []
+        bad = 0
         for at, value in zip(asked, values, strict=True):
-            answers[at] = self._open(keys[at], value)
-            if (answer := answers[at]) is not None:
+            if value is None:
+                continue
+            answers[at] = answer = self._open(keys[at], value)
+            if answer is None:
+                bad += 1
+            else:
                 found.append((keys[at], answer))
+        if bad:
+            self._bad_values(bad)
         self._near.put_many(found)
         self._payoff.observe(len(asked), len(found), self._clock.now() - started)
         return answers
 
     def put_many(self, answers: Sequence[tuple[bytes, bytes]]) -> None:
         self._near.put_many(answers)
-        kept = [(key, answer) for key, answer in answers if self._payoff.takes(key)]
+        kept = [(key, self._value(key, answer)) for key, answer in answers if self._payoff.takes(key)]
+        kept = [(key, value) for key, value in kept if len(value) <= VALUE_BYTES_MAX]
         if kept:
-            self._call(self._writing, lambda: self._set(kept))
+            self._writing.call(lambda client: self._set(client, kept))
 
     def circuit(self) -> tuple[str, int]:
-        states = {str(breaker.current_state) for breaker in (self._reading, self._writing)}
-        return next(state for state in ("open", "half-open", "closed") if state in states), self._errors
+        states = {self._reading.state, self._writing.state}
+        failures = self._reading.failures + self._writing.failures
+        return next(state for state in ("open", "half-open", "closed") if state in states), failures
 
     def close(self) -> None:
         self._redis.close()
 
-    def _set(self, answers: Sequence[tuple[bytes, bytes]]) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        for key, answer in answers:
+    def _ask(self, client: redis.Redis, keys: Sequence[bytes]) -> Sequence[Any]:
+        values: list[Any] = client.mget([_name(key) for key in keys])
+        if len(values) != len(keys):
+            raise redis.InvalidResponse
+        return values
+
+    def _set(self, client: redis.Redis, values: Sequence[tuple[bytes, bytes]]) -> bool:
+        pipeline = client.pipeline(transaction=False)
+        for key, value in values:
             # +-10 %: answers stored together must not expire together
             ttl_ms = int(self._ttl_s * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
-            pipeline.set(self._name(key), self._tag(key, answer) + answer, px=ttl_ms)
+            pipeline.set(_name(key), value, px=max(ttl_ms, 1))
         pipeline.execute()
+        return True
 
-    def _call(self, breaker: Any, call: Callable[[], Any]) -> Any:
-        try:
-            return breaker.call(call)
-        except pybreaker.CircuitBreakerError:
-            return None
-        except redis.RedisError as error:
-            # A connection with an unread reply must not serve the next question.
-            self._redis.connection_pool.disconnect()
-            self._errors += 1
-            log.warning("cache failed; going on without", error=type(error).__name__)
-            return None
-
-    def _name(self, key: bytes) -> bytes:
-        return b"streamer:answer:" + key
-
-    def _tag(self, key: bytes, answer: bytes) -> bytes:
-        return hashlib.blake2b(key + answer, key=self._secret, digest_size=TAG_BYTES).digest()
+    def _value(self, key: bytes, answer: bytes) -> bytes:
+        return FORM + self._tag(key, answer) + answer
 
     def _open(self, key: bytes, value: Any) -> bytes | None:
-        if not isinstance(value, bytes) or len(value) <= TAG_BYTES:
+        """The answer, if we put it under this key."""
+        if not isinstance(value, bytes) or not len(FORM) + TAG_BYTES < len(value) <= VALUE_BYTES_MAX:
             return None
-        tag, answer = value[:TAG_BYTES], value[TAG_BYTES:]
-        if not hmac.compare_digest(tag, self._tag(key, answer)):
-            self._errors += 1
+        if not value.startswith(FORM):
             return None
-        return answer
+        answer = value[len(FORM) + TAG_BYTES :]
+        tag = value[len(FORM) : len(FORM) + TAG_BYTES]
+        return answer if hmac.compare_digest(tag, self._tag(key, answer)) else None
+
+    def _tag(self, key: bytes, answer: bytes) -> bytes:
+        # What `ContentKey` hashes by the same secret begins with another byte: neither can be had from the other.
+        return hashlib.blake2b(FORM + key + answer, key=self._secret, digest_size=TAG_BYTES).digest()
 
 
-def _breaker() -> Any:
-    """Three failures in a row open it, a second later one call tries again."""
-    return pybreaker.CircuitBreaker(fail_max=3, reset_timeout=1, throw_new_error_on_trip=False)
+def _name(key: bytes) -> bytes:
+    return b"streamer:answer:" + key
 
 
-def connect(url: str, timeout_ms: int) -> redis.Redis:
-    """A client whose every call is bounded by `timeout_ms` and never retried. Does not connect yet."""
-    timeout_s = timeout_ms / 1000
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=max(timeout_s, 0.05),
-        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-        protocol=2,
-        client_name="streamer",
-    )
+def _key(secret: bytes) -> bytes:
+    """The secret as a key of BLAKE2b, which takes 64 bytes at most."""
+    return hashlib.blake2b(secret).digest()

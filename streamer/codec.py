@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
-from pydantic import BaseModel, ValidationError
-from pydantic_core.core_schema import ErrorType
+from pydantic import ValidationError
 
 from schemas import dead_letters
-from streamer import derive, headers
+from streamer import derive, encryption, headers, pii
 from streamer.clock import Clock
-from streamer.derive import SHALLOW
-from streamer.errors import Reason
+from streamer.derive import WHOLE_MAX
+from streamer.encryption import Cipher
+from streamer.errors import Reason, Reject
+from streamer.json_limits import DEPTH_MAX, LIST, TABLE, exceeded
 from streamer.records import Headers, Item, Message, Predicted, Record, Rejected
 from streamer.worker import Worker
 
 ENVELOPE_BYTES_MAX = 2_048
 """More than the envelope and the headers of any message take, beside its answer."""
-
-
-PLAIN = set(get_args(ErrorType)) - {"value_error", "assertion_error", "union_tag_invalid"}
-"""Errors of pydantic whose text says nothing of the event; those of a model's own validators may quote it."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -37,12 +34,29 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class JsonCodec:
-    """JSON records in, JSON predictions and byte-identical dead letters out."""
+    """JSON records in, JSON predictions and byte-identical dead letters out.
 
-    def __init__(self, worker: Worker[Any, Any], identity: Identity, clock: Clock, bytes_max: int) -> None:
-        self._validate = worker.event.__pydantic_validator__.validate_json
-        self._read = derive.decoder(worker.event) or derive.Decoder(self._validate, self._validate)
-        self._fields = _field_names(worker.event)
+    With a cipher, what is encrypted in a record is opened first, and a dead letter's value is encrypted whole: it may
+    be no JSON, or have a person's words under a name that is misspelt.
+    """
+
+    def __init__(
+        self,
+        worker: Worker[Any, Any],
+        identity: Identity,
+        clock: Clock,
+        bytes_max: int,
+        cipher: Cipher | None = None,
+    ) -> None:
+        self._validate: Callable[[bytes], Any] = worker.event.__pydantic_validator__.validate_json
+        within = _within_limits(self._validate)
+        self._read = derive.decoder(worker.event) or derive.Decoder(within, within)
+        self._cipher = cipher
+        if cipher is not None:
+            careful = _opening(cipher, self._read.careful)  # what was opened may be longer than it looked
+            self._read = derive.Decoder(careful, careful)
+            self._validate = _opening(cipher, self._validate)
+        self._fields = pii.field_names(worker.event)
         self._target = worker.target
         self._dead_letters = dead_letters(worker.source)
         self._identity = identity
@@ -60,7 +74,18 @@ class JsonCodec:
             value = record.value
             if value is not None and record.key and len(value) <= self._bytes_max:
                 try:
-                    item.event = plain(value) if len(value) < SHALLOW and value.isascii() else careful(value)
+                    # No list and no second table, or few: the first is quick to see, and all that most events are.
+                    if (
+                        len(value) <= WHOLE_MAX
+                        and value.isascii()
+                        and (
+                            (LIST not in value and value.rfind(TABLE) <= 0)
+                            or value.count(LIST) + value.count(TABLE) <= DEPTH_MAX
+                        )
+                    ):
+                        item.event = plain(value)
+                    else:
+                        item.event = careful(value)
                     continue
                 except Exception:  # noqa: S110 - pydantic has the last word, below
                     pass
@@ -106,13 +131,30 @@ class JsonCodec:
         if len(record.value) > self._bytes_max:
             return Rejected(Reason.TOO_LARGE, f"the value has {len(record.value)} bytes", "Reject")
         try:
-            item.event = self._validate(record.value)
+            event = self._validate(record.value)
         except ValidationError as error:
-            return _invalid(error, self._fields)
+            return self._invalid(error, record.value)
+        except Reject as error:
+            return Rejected(error.reason, error.message, type(error).__name__)
         except Exception as error:  # a validator of the event's model raised what pydantic does not catch
             name = type(error).__name__
             return Rejected(Reason.INVALID, f"the event's model raised {name}", name)
+        value = record.value if self._cipher is None else self._cipher.open(record.value)
+        if limit := exceeded(value, event):
+            return Rejected(*limit, "Reject")
+        item.event = event
         return None
+
+    def _invalid(self, error: ValidationError, value: bytes) -> Rejected:
+        if self._cipher is None and encryption.holds_sealed(value):
+            return Rejected(Reason.NOT_DECRYPTED, "it is encrypted: set encryption.keys_file", "Reject")
+        if self._cipher is not None and encryption.holds_sealed(self._cipher.open(value)):
+            return Rejected(Reason.NOT_DECRYPTED, "a field is encrypted that is not tagged as personal data", "Reject")
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        reason = Reason.NOT_JSON if first["type"] == "json_invalid" else Reason.INVALID
+        if "recursion limit" in first["msg"]:
+            reason = Reason.TOO_DEEP
+        return Rejected(reason, pii.described(error, self._fields), type(error).__name__)
 
     def _form(self, record: Record) -> bytes:
         """`schemas.Prediction` of this partition, with places for what differs between its records: a struct with
@@ -149,11 +191,13 @@ class JsonCodec:
         ]
         original = [(name, value) for name, value in record.headers or () if name != headers.ATTEMPTS]
         key, value = record.key, record.value
+        if self._cipher is not None and value is not None:
+            value = self._cipher.seal(value)
         if record.size + ENVELOPE_BYTES_MAX + sum(len(v or b"") for _, v in original) > self._bytes_max:
             # The dead letter would be refused and block its partition for ever: send where the record is
             # instead, and its digest to know it by.
-            digest = hashlib.sha256(value or b"").hexdigest()
-            said += [(headers.VALUE_SHA256, digest), (headers.VALUE_BYTES, str(len(value or b"")))]
+            digest = hashlib.sha256(record.value or b"").hexdigest()
+            said += [(headers.VALUE_SHA256, digest), (headers.VALUE_BYTES, str(len(record.value or b"")))]
             original, value = [], None
             if len(key or b"") + ENVELOPE_BYTES_MAX > self._bytes_max:
                 key = None
@@ -166,28 +210,18 @@ class JsonCodec:
         )
 
 
-def _invalid(error: ValidationError, fields: frozenset[str]) -> Rejected:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # What is no field of ours is the producer's own text (an extra key, the key of a mapping), which may be anything.
-    where = ".".join(str(part) if isinstance(part, int) or part in fields else "*" for part in first["loc"])
-    what = first["msg"] if first["type"] in PLAIN else f"is refused by the event's model ({first['type']})"
-    reason = Reason.NOT_JSON if first["type"] == "json_invalid" else Reason.INVALID
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return Rejected(reason, f"{where}: {what}{more}" if where else what, type(error).__name__)
+def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def within(value: bytes) -> Any:
+        event = read(value)
+        if exceeded(value, event):
+            raise ValueError("beyond a limit")  # which one, is found out again when it is told
+        return event
+
+    return within
 
 
-def _field_names(model: type[BaseModel]) -> frozenset[str]:
-    """The names of all fields of a model and of the models in it, as its JSON has them."""
-    found: set[str] = set()
-    todo: list[Any] = [model.model_json_schema()]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, dict):
-            found.update(part.get("properties", ()))
-            todo += part.values()
-        elif isinstance(part, list):
-            todo += part
-    return frozenset(found)
+def _opening(cipher: Cipher, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    return lambda value: read(cipher.open(value))
 
 
 def _literal(text: bytes) -> bytes:
@@ -199,9 +233,13 @@ NO_HEADERS: Headers = []
 
 
 def _trace(headers_read: Headers) -> Headers:
-    """What a prediction carries in headers: the trace alone. The rest is in the envelope, and three headers of
-    their own made the client three times slower."""
-    return [(name, value) for name, value in headers_read if name == headers.TRACEPARENT and value is not None]
+    """What a prediction carries in headers: the trace alone, if it is one and no text. The rest is in the envelope,
+    and three headers of their own made the client three times slower."""
+    return [
+        (name, value)
+        for name, value in headers_read
+        if name == headers.TRACEPARENT and value is not None and headers.TRACE.fullmatch(value)
+    ]
 
 
 def _size(headers_sent: Headers) -> int:

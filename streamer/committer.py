@@ -7,7 +7,7 @@ import queue
 import threading
 
 from streamer.clock import Clock, Deadline
-from streamer.errors import Internal, Unclear
+from streamer.errors import Internal, Temporary, Unclear
 from streamer.ports import Commit
 
 GRACE_S = 0.5
@@ -39,8 +39,13 @@ class ThreadCommitter:
             else:
                 end.put(None)
 
+        try:
+            threading.Thread(target=run, name="commit", daemon=True).start()
+        except RuntimeError as error:  # nothing of this commit has been asked for
+            raise Temporary(
+                f"no thread for a commit ({error}); raise the limit of threads: ulimit -u, pids.max"
+            ) from error
         self._end, self._give_up_at = end, self._clock.now() + deadline.left() + GRACE_S
-        threading.Thread(target=run, name="commit", daemon=True).start()
 
     def ended(self, timeout_s: float) -> bool:
         if self._end is None:

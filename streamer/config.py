@@ -19,6 +19,7 @@ from pydantic_settings import EnvSettingsSource, SettingsError
 
 from streamer.errors import BadConfig
 from streamer.kafka_names import is_secret
+from streamer.secret_files import cure, in_the_open, resolved
 from streamer.settings import PREFIX, SEPARATOR, Settings, flat_client, leaves
 
 __all__ = ["Layer", "Settings", "Shown", "client_config", "layers", "load", "merge", "shown"]
@@ -38,7 +39,7 @@ class Shown(NamedTuple):
     """One setting as `streamer check --show` prints it: secrets starred."""
 
     key: str
-    value: str
+    value: str | int | float | bool | None
     origin: str
 
 
@@ -58,11 +59,13 @@ def layers(path: Path | None = None, overrides: Mapping[str, Any] = NOTHING) -> 
         BadConfig: the file cannot be read, or a STREAMER_ variable names no setting.
     """
     found = [_file(path)] if path else [_file(place) for place in _places() if place.is_file()][:1]
+    for layer in found:
+        _refuse_secrets(layer)
     given: dict[str, Any] = {}
     for key, value in overrides.items():
         given = _deep(given, _nest(key, value))
     stacked = [*found, Layer("environment", _environment()), Layer("command line", given)]
-    return [Layer(layer.origin, _with_flat_client(layer.values)) for layer in stacked]
+    return [Layer(layer.origin, resolved(_with_flat_client(layer.values))) for layer in stacked]
 
 
 def merge(stacked: Sequence[Layer]) -> Settings:
@@ -76,6 +79,9 @@ def merge(stacked: Sequence[Layer]) -> Settings:
         values = _deep(values, layer.values)
     try:
         return Settings(**values)
+    except UnicodeEncodeError:
+        wrong = [key for key, value in leaves(values) if not _is_text(f"{key} {value}")]
+        raise _bad([f"{ascii(key)[1:-1]}: is not UTF-8; write it in UTF-8" for key in wrong]) from None
     except ValidationError as error:
         raise _bad([_problem(details, stacked) for details in error.errors(include_url=False)]) from None
 
@@ -83,7 +89,7 @@ def merge(stacked: Sequence[Layer]) -> Settings:
 def shown(settings: Settings, stacked: Sequence[Layer]) -> list[Shown]:
     """Every setting with its value and where it comes from."""
     return [
-        Shown(key, "**********" if is_secret(key) and value is not None else str(value), _origin(key, stacked))
+        Shown(key, "**********" if is_secret(key) and value is not None else _plain(value), _origin(key, stacked))
         for key, value in leaves(settings.model_dump())
     ]
 
@@ -93,8 +99,23 @@ def client_config(settings: Settings) -> dict[str, str]:
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
         "enable.metrics.push": "false",  # librdkafka's default sends client metrics to the broker
+        "allow.auto.create.topics": "false",  # a misspelt topic is an error, and nobody needs the right to make one
         **settings.kafka.client,
     }
+
+
+def _refuse_secrets(layer: Layer) -> None:
+    if keys := list(in_the_open(_with_flat_client(layer.values))):
+        raise _bad([f"{key} ({layer.origin}): a secret may not stand in this file; {cure(key)}" for key in keys])
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text is whole: what was no UTF-8 in a variable or on the command line has lone surrogates."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def _places() -> Iterator[Path]:
@@ -110,7 +131,7 @@ def _file(path: Path) -> Layer:
         raise BadConfig(f"{path} is not there; name a file that is, or leave --config out") from None
     except OSError as error:
         raise BadConfig(f"{path} cannot be read ({error.strerror}); give this user the right to read it") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, no TOML, or a number of too many digits
         raise BadConfig(f"{path} is not TOML: {error}") from None
 
 

@@ -24,7 +24,7 @@ def log_reasons(items: Sequence[Item]) -> None:
             counts[reason] = counts.get(reason, 0) + 1
     for known, item in first.items():
         assert isinstance(item.outcome, Rejected)
-        trace = headers.last(item.record.headers, headers.TRACEPARENT)
+        trace = headers.last(item.record.headers, headers.TRACEPARENT) or b""
         log.warning(
             "dead letters",
             reason=known,
@@ -32,7 +32,7 @@ def log_reasons(items: Sequence[Item]) -> None:
             partition=item.record.partition,
             offset=item.record.offset,
             error=item.outcome.message,
-            trace_id=trace.decode(errors="replace") if trace else None,
+            trace_id=trace.decode() if headers.TRACE.fullmatch(trace) else None,
         )
 
 

@@ -19,12 +19,10 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import msgspec
 from pydantic import BaseModel
 
+from streamer.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, depth, opened
+
 WHOLE_MAX = 4_300
 """Bytes. A longer text may hold an integer of more digits than pydantic reads, in a field that msgspec skips."""
-SHALLOW = 400
-"""Bytes. A shorter text cannot be nested more than 199 deep, which is as deep as pydantic reads."""
-DEPTH_MAX = 199
-
 SIMPLE_PATTERN = re.compile(r"\^(\[[A-Za-z0-9._-]+\]|[A-Za-z0-9_-])(\{\d+(,\d+)?\}|[+*])?\$")
 """Patterns that Rust's regular expressions (pydantic's) and Python's (msgspec's) read alike, but for the end: `$`
 of Python also matches before a last line break."""
@@ -32,7 +30,9 @@ of Python also matches before a last line break."""
 IGNORED = {"type", "metadata", "ref", "strict"}
 BOUNDS = {"ge", "gt", "le", "lt"}
 LENGTHS = {"min_length", "max_length"}
-CONFIG = {"strict", "extra_fields_behavior", "allow_inf_nan", "title"}
+CONFIG = {"strict", "extra_fields_behavior", "allow_inf_nan", "title", "hide_input_in_errors"}
+REPR = "__repr_args__"
+"""The only one of the names that Python or pydantic call by themselves that a model may redefine and be derived."""
 
 
 class _Underivable(Exception):
@@ -46,6 +46,9 @@ class Derived(msgspec.Struct, frozen=True):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(as_model(self), name)
+
+    def __repr__(self) -> str:
+        return repr(as_model(self))  # which hides what is tagged as personal data
 
 
 _models: dict[type[Derived], type[BaseModel]] = {}
@@ -70,8 +73,8 @@ def derive(model: type[BaseModel], origin: Origin = Origin.JSON) -> type[Derived
 class Decoder(NamedTuple):
     """JSON bytes to the derived struct. Both raise a `ValueError` for whatever pydantic should look at.
 
-    `plain` is for bytes that are ASCII and fewer than `SHALLOW`, `careful` for all: it looks after what msgspec
-    skips, the unknown fields, which pydantic reads too.
+    `plain` is for bytes that are ASCII, `WHOLE_MAX` at most, and open no more than `DEPTH_MAX` lists and tables.
+    `careful` is for all: it looks after what msgspec skips, the unknown fields, which pydantic reads too.
     """
 
     plain: Callable[[bytes], Any]
@@ -88,7 +91,7 @@ def decoder(model: type[BaseModel]) -> Decoder | None:
     def careful(value: bytes) -> Any:
         if not value.isascii():
             value.decode()  # UnicodeDecodeError is a ValueError
-        if len(value) >= SHALLOW and (len(value) > WHOLE_MAX or value.count(b"[") + value.count(b"{") > DEPTH_MAX):
+        if len(value) > WHOLE_MAX or (opened(value) > DEPTH_MAX and depth(value) > DEPTH_MAX):
             raise ValueError("too long or too deep to be sure")
         return decode(value)
 
@@ -149,6 +152,10 @@ class _Derivation:
 
     def _int(self, schema: Mapping[str, Any]) -> Any:
         _only(schema, BOUNDS)
+        if self._origin is Origin.JSON:
+            lower = {} if "gt" in schema else {"ge": INT_MIN}
+            upper = {} if "lt" in schema else {"le": INT_MAX}
+            schema = {**lower, **upper, **schema}
         return _limited(int, schema, BOUNDS)
 
     def _float(self, schema: Mapping[str, Any]) -> Any:
@@ -272,7 +279,7 @@ def _behaviour(model: type[BaseModel]) -> dict[str, Any]:
             continue
         for name, value in vars(base).items():
             if name.startswith("__"):
-                if isinstance(value, FunctionType) and name not in ("__hash__", "__replace__"):
+                if isinstance(value, FunctionType) and name not in ("__hash__", "__replace__", REPR):
                     raise _Underivable(name)  # equality, length and the like of its own
                 continue
             code = value.fget if isinstance(value, property) else value

@@ -5,6 +5,7 @@ The dead-letter names are the broker's own (KIP-1191, KIP-1034), so that other t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from schemas import DeadLetter, Source
@@ -31,6 +32,8 @@ VALUE_BYTES = "streamer-value-bytes"
 
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
+TRACE = re.compile(rb"[0-9a-f]{2}(-[0-9a-f]{1,64}){1,4}")
+"""What a `traceparent` looks like (W3C Trace Context); what does not may be anything, so it is not passed on."""
 
 ERRORS = frozenset(
     {DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS}
@@ -60,5 +63,5 @@ def dead_letter(headers: Sequence[tuple[str, bytes | None]] | None) -> DeadLette
         reason=said.get(REASON, ""),
         message=said.get(DLQ_MESSAGE, ""),
         error=said.get(DLQ_ERROR, ""),
-        attempts=int(said.get(ATTEMPTS, "1")),
+        attempts=said.get(ATTEMPTS, "1"),
     )

@@ -1,4 +1,4 @@
-"""Probes and metrics over HTTP, on a daemon thread.
+"""Probes, metrics and the one thing that HTTP may change, a drain, on daemon threads.
 
 Live means that the loop turns, whatever the broker does: a restart cures a stuck loop and nothing else, and
 restarting every worker while the broker is away would only make its return harder.
@@ -6,13 +6,16 @@ restarting every worker while the broker is away would only make its return hard
 
 from __future__ import annotations
 
+import hmac
+import io
+import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from prometheus_client.exposition import ThreadingWSGIServer
 
 from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig
@@ -21,7 +24,17 @@ from streamer.metrics import Metrics
 STALE_S = 60.0
 """A loop that has not turned for this long is stuck: its longest lawful step, a revoke or a commit, takes seconds."""
 
-Answer = tuple[str, str, bytes]  # status, content type, body
+DRAIN = "/drain"
+TEXT = "text/plain"
+
+CONNECTIONS_MAX = 32
+REQUEST_S = 2.0
+REQUEST_BYTES_MAX = 16 * 1024
+RESPONSE_S = 10.0
+POLL_S = 0.1
+"""How soon `close` is seen."""
+
+Answer = tuple[int, str, bytes]  # status, content type, body
 
 
 class Health:
@@ -65,16 +78,29 @@ class Health:
 
 
 class HealthServer:
-    """Serves `/livez`, `/readyz`, `/startupz` and `/metrics`, and the Open Inference Protocol's names of them."""
+    """Serves `/livez`, `/readyz`, `/startupz` and `/metrics`, the Open Inference Protocol's names of them, and a drain.
 
-    def __init__(self, host: str, port: int, health: Health, metrics: Metrics) -> None:
+    Whoever can reach the port may read. `POST /drain` is what SIGTERM is, for a stop hook, and needs `token` as
+    `Authorization: Bearer …`; without a token nobody may. A slow, large or unfinished request costs one of
+    `CONNECTIONS_MAX` places for `REQUEST_S`, and never the engine.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        health: Health,
+        metrics: Metrics,
+        *,
+        token: str | None = None,
+        drain: Callable[[], None] = lambda: None,
+    ) -> None:
         """Bind.
 
         Raises:
             BadConfig: the port is taken or not ours to take.
         """
-        self._metrics = metrics
-        self._probes: dict[str, Callable[[], bool]] = {
+        probes: dict[str, Callable[[], bool]] = {
             "/livez": health.live,
             "/readyz": health.ready,
             "/startupz": health.started,
@@ -82,13 +108,13 @@ class HealthServer:
             "/v2/health/ready": health.ready,
         }
         try:
-            self._server = make_server(host, port, self._app, ThreadingWSGIServer, handler_class=_Quiet)
+            self._server = _Server((host, port), _Site(probes, metrics, token, drain))
         except OSError as error:
             raise BadConfig(
                 f"cannot serve probes on {host}:{port}: {error.strerror or error}; "
                 "set http.port to a free port (0: any), or http.host to an address of this machine"
             ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), name="health", daemon=True)
 
     @property
     def port(self) -> int:
@@ -106,22 +132,133 @@ class HealthServer:
             self._thread.join()
         self._server.server_close()
 
-    def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, content_type, body = self._answer(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-        start_response(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))])
-        return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
 
-    def _answer(self, method: str, path: str) -> Answer:
-        if method not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", "text/plain", b"use GET\n"
+class _Site:
+    """What is answered, whatever the connection."""
+
+    def __init__(
+        self, probes: Mapping[str, Callable[[], bool]], metrics: Metrics, token: str | None, drain: Callable[[], None]
+    ) -> None:
+        self._probes = probes
+        self._metrics = metrics
+        self._token = token.encode() if token else None
+        self._drain = drain
+        self._draining = threading.Lock()
+
+    def read(self, path: str) -> Answer:
         if path == "/metrics":
-            return "200 OK", CONTENT_TYPE_LATEST, self._metrics.text()
+            return 200, CONTENT_TYPE_LATEST, self._metrics.text()
         probe = self._probes.get(path)
-        if probe is None:
-            return "404 Not Found", "text/plain", f"there is {', '.join(self._probes)} and /metrics\n".encode()
-        return ("200 OK", "text/plain", b"ok\n") if probe() else ("503 Service Unavailable", "text/plain", b"no\n")
+        if probe:
+            return (200, TEXT, b"ok\n") if probe() else (503, TEXT, b"no\n")
+        if path == DRAIN:
+            return 405, TEXT, b"use POST\n"
+        return 404, TEXT, f"there is {', '.join(self._probes)}, /metrics and {DRAIN}\n".encode()
+
+    def change(self, path: str, authorization: str) -> Answer:
+        if path != DRAIN:
+            return 405, TEXT, b"use GET\n"
+        if self._token is None:
+            return 403, TEXT, b"set http.token to allow it\n"
+        if not hmac.compare_digest(authorization.encode(errors="replace"), b"Bearer " + self._token):
+            return 401, TEXT, b"send Authorization: Bearer and the token\n"
+        if self._draining.acquire(blocking=False):  # the second SIGTERM would end the process at once
+            self._drain()
+        return 202, TEXT, b"draining\n"
 
 
-class _Quiet(WSGIRequestHandler):
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection, and few of them."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], site: _Site) -> None:
+        self.site = site
+        self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            return self.shutdown_request(request)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread to be had
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away, or sends nonsense, is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "streamer"
+    sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Bounded(self.connection), 4096)
+
+    def do_GET(self) -> None:
+        self._answer(self.server.site.read(self._path()))
+
+    def do_HEAD(self) -> None:
+        self._answer(self.server.site.read(self._path()))
+
+    def do_POST(self) -> None:
+        self._answer(self.server.site.change(self._path(), self.headers.get("Authorization", "")))
+
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815
+
+    def _answer(self, answer: Answer) -> None:
+        status, content_type, body = answer
+        self.connection.settimeout(RESPONSE_S)
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        if self.command == "POST":  # closing on a body that was not read would take the answer back
+            self.connection.shutdown(socket.SHUT_WR)
+            while self.rfile.read(4096):
+                pass
+
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
+
     def log_message(self, format: str, *args: Any) -> None:
         """A probe a second is no news."""
+
+
+class _Bounded(io.RawIOBase):
+    """What a client sends, in `REQUEST_S` and `REQUEST_BYTES_MAX` altogether."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = time.monotonic() + REQUEST_S
+        self._left = REQUEST_BYTES_MAX
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0 or self._left <= 0:
+            raise TimeoutError("too slow or too long")
+        self._connection.settimeout(seconds)
+        count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count

@@ -26,6 +26,7 @@ REFUSED = {
     "isolation.level": "streamer reads committed records only",
     "enable.auto.commit": "streamer commits positions together with what they stand for",
     "enable.auto.offset.store": "streamer commits positions together with what they stand for",
+    "allow.auto.create.topics": "streamer topics apply makes topics",
     "enable.idempotence": "streamer's producers are always idempotent",
     "acks": "streamer's producers wait for all replicas",
     "partition.assignment.strategy": "streamer needs cooperative-sticky",
@@ -83,4 +84,4 @@ def is_loopback(server: str) -> bool:
 def is_secret(key: str) -> bool:
     """Whether the value of a setting must not be shown."""
     words = ("secret", "password", "passphrase", "key.pem", "oauthbearer.config", "oauthbearer.extensions")
-    return key == "cache.url" or any(word in key for word in words)
+    return key in ("cache.url", "http.token") or any(word in key for word in words)

@@ -94,6 +94,9 @@ class Metrics:
         self._produced = counter("messages_produced", "Records with a durable outcome: ok, dlq, skipped", "outcome")
         self._dead = counter("dlq_messages", "Durable dead letters", "reason")
         self._cache = counter("cache_requests", "Look-ups: hit, miss, coalesced, error", "result")
+        self._bad_values = counter(
+            "redis_bad_values", "Values in Redis that this deployment did not write so, by what: answer, features", "of"
+        )
         self._rebalances = counter("rebalances", "Group changes: assigned, revoked, lost", "kind")
         self._transactions = counter("transactions", "Commits: committed, aborted, unclear, rebuilt", "result")
         self._batch_size = histogram("batch_size", "Events in a batch, by why it was released", SIZES, "reason")
@@ -152,6 +155,10 @@ class Metrics:
         for result, count in (("hit", hits), ("miss", misses), ("coalesced", coalesced), ("error", errors)):
             if count:
                 self._cache.labels(self._worker, result).inc(count)
+
+    def redis_bad_values(self, of: str, count: int) -> None:
+        """Values that were cut, changed, moved or put there by somebody else: taken for missing."""
+        self._bad_values.labels(self._worker, of).inc(count)
 
     def rebalance(self, kind: str) -> None:
         """The group moved partitions: assigned, revoked or lost."""

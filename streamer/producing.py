@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from streamer.clock import Deadline
 from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
 from streamer.records import Message
+from streamer.rights import GRANT, NO_TOPIC, needs
 
 MakeProducer = Callable[[dict[str, Any]], Any]
 Told = Callable[[Message], Callable[[KafkaError | None, Any], None]]
@@ -27,25 +28,36 @@ COMMON: Mapping[str, str] = {
     "queue.buffering.max.messages": "200000",
 }
 CURES: Mapping[int, str] = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART: "make the topics: streamer topics apply",
-    KafkaError._UNKNOWN_TOPIC: "make the topics: streamer topics apply",
-    KafkaError._UNKNOWN_PARTITION: "make the topics: streamer topics apply",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant Write on the target and the dead-letter topic",
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant Write on the transactional id's prefix",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant Read on the group",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: NO_TOPIC,
+    KafkaError._UNKNOWN_TOPIC: NO_TOPIC,
+    KafkaError._UNKNOWN_PARTITION: NO_TOPIC,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: f"needs WRITE on the target and the dead-letter topic; {GRANT}",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: f"needs WRITE on its transactional id; {GRANT}",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: f"needs READ on its group; {GRANT}",
     KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic, or lower limits.record_bytes_max",
 }
-UNSENT = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+UNSENT = (
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+)
 """What the client itself refuses, before anything is sent: no doubt about what happened."""
 POLL_S = 0.05
 
 
 class Partitions:
     """Folds source partitions onto a topic's: equal counts keep the number, so order holds even without keys
-    and a join downstream finds equal partitions. Asked once a topic, so that a key never moves in mid-run."""
+    and a join downstream finds equal partitions. A count is kept, so that a key never moves in mid-run."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._there: set[str] = set()
+
+    def doubt(self) -> None:
+        """Ask again whether the topics are there: a new producer would wait for one that was deleted, and say only
+        that it ran out of time."""
+        self._there.clear()
 
     def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
         """The partition counts of at least the topics of these messages.
@@ -53,8 +65,9 @@ class Partitions:
         Raises:
             Wait: the broker does not say (`Refused`: there is no such topic).
         """
-        for topic in {message.topic for message in messages} - self._counts.keys():
-            self._counts[topic] = _partition_count(producer, topic, deadline)
+        for topic in {message.topic for message in messages} - self._there:
+            self._counts.setdefault(topic, _partition_count(producer, topic, deadline))
+            self._there.add(topic)
         return self._counts
 
 
@@ -65,6 +78,8 @@ def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
         raise Wait(f"partitions of {topic}: {error.args[0].str()}") from error
     if metadata.error is not None and metadata.error.code() not in CURES:
         raise Wait(f"partitions of {topic}: {metadata.error.str()}")  # its leader is being elected, say
+    if metadata.error is not None and metadata.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise Refused(f"cannot send: {needs('WRITE', 'topic', topic)}")
     if metadata.error is not None or not metadata.partitions:
         raise Refused(f"topic {topic}: {metadata.error or 'no partitions'}; {CURES[KafkaError._UNKNOWN_TOPIC]}")
     return len(metadata.partitions)
@@ -108,13 +123,13 @@ def made(make: MakeProducer, config: dict[str, Any]) -> Any:
         raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
 
 
-def abort(producer: Any, said: str, deadline: Deadline, code: int = KafkaError.NO_ERROR) -> None:
-    """Roll back. Always raises: Aborted when that worked, Unclear when it did not."""
+def abort(producer: Any, said: str, deadline: Deadline, cure: Callable[[], str] = str) -> None:
+    """Roll back. Always raises: Aborted when that worked (Refused when there is a cure), Unclear when it did not."""
     try:
         producer.abort_transaction(deadline.left(at_least=0.5))
     except KafkaException as error:
         raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
     producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
-    if code in CURES:
-        raise Refused(f"{said}; {CURES[code]}")
+    if mend := cure():
+        raise Refused(f"{said}; {mend}")
     raise Aborted(said)

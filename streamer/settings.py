@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,16 +23,19 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from streamer import redis_url
 from streamer.kafka_names import CLIENT_SETTINGS, REFUSED, is_loopback
 
 PREFIX = "STREAMER_"
 SEPARATOR = "__"
 
+CACHE_SECRET_MIN = 16
+
 Positive = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class KafkaSettings(Section):
@@ -85,7 +89,8 @@ class GpuSettings(Section):
 
 class CacheSettings(Section):
     """Answers by content. `url` is a Redis URL (None: this process only), `near_max` the answers kept in this
-    process, `timeout_ms` the longest a look-up may take, `secret` keys the hash of what is looked up."""
+    process, `timeout_ms` the longest a look-up may take. `secret` keys the hash of what is looked up and the checksum
+    of what is found, the same for all replicas; it must be set where `url` is on another host."""
 
     url: SecretStr | None = None
     ttl_s: Annotated[float, Field(gt=0)] = 3600
@@ -96,8 +101,8 @@ class CacheSettings(Section):
     @field_validator("url")
     @classmethod
     def _url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// (TLS) or unix://")
+        if url and (problem := redis_url.problem(url.get_secret_value())):
+            raise ValueError(problem)
         return url
 
 
@@ -133,6 +138,12 @@ class DeadLetterSettings(Section):
     run_max: Positive = 1000
 
 
+class EncryptionSettings(Section):
+    """`keys_file` holds the keys of encrypted personal data, a line a key; None: nothing is encrypted."""
+
+    keys_file: Path | None = None
+
+
 class LimitSettings(Section):
     """A larger record is a dead letter; reading pauses while `in_flight_max` records or
     `in_flight_bytes_max` bytes are unanswered."""
@@ -160,6 +171,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a secret
         env_prefix=PREFIX,
         env_nested_delimiter=SEPARATOR,
         env_ignore_empty=True,
@@ -177,6 +189,7 @@ class Settings(BaseSettings):
     http: HttpSettings = Field(default_factory=HttpSettings)
     models: ModelsSettings = Field(default_factory=ModelsSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
+    encryption: EncryptionSettings = Field(default_factory=EncryptionSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -205,6 +218,27 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _no_cache_among_strangers(self) -> Self:
+        url = self.cache.url.get_secret_value() if self.cache.url else None
+        if self.allow_insecure or url is None or redis_url.is_local(url):
+            return self
+        place = redis_url.place(url)
+        if not redis_url.is_encrypted(url):
+            raise ValueError(
+                f"cache.url would talk plain text to {place}, where anyone on the way can read the password and change "
+                "answers; write rediss:// (ssl_ca_certs=FILE after a ? names the authority), or set "
+                "allow_insecure = true in a network that you trust"
+            )
+        secret = self.cache.secret.get_secret_value() if self.cache.secret else ""
+        if len(secret) < CACHE_SECRET_MIN:
+            raise ValueError(
+                f"cache.secret must be set, to {CACHE_SECRET_MIN} characters or more, as the cache is on another host "
+                f"({place}): without it whoever can write there can forge answers. Make one by `openssl rand -hex 32`, "
+                "and give it to all replicas"
+            )
+        return self
+
 
 def flat_client(client: Mapping[str, Any]) -> dict[str, Any]:
     """librdkafka's names: TOML makes tables of unquoted dots, and variables cannot hold a dot."""
@@ -226,6 +260,8 @@ def _client_problem(name: str, value: str) -> str | None:
     if name not in CLIENT_SETTINGS:
         close = get_close_matches(name, CLIENT_SETTINGS, n=1)
         return f"{name} may not be passed to the client" + (f"; did you mean {close[0]}?" if close else "")
+    if name.startswith("sasl.kerberos.") and re.search(r"[^\w@/.:-]", value):
+        return f"{name} may hold letters, digits and @/.:-_ only: librdkafka passes it to a shell"
     if name == "sasl.oauthbearer.token.endpoint.url" and not value.startswith("https://"):
         return f"{name} must be an https:// address: it is sent the client's secret"
     return None

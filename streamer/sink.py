@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,23 +13,40 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
-from streamer.errors import Aborted, Refused, Temporary, Unclear, Wait
+from streamer.errors import Aborted, Refused, Temporary, Unclear, Unreachable, Wait
 from streamer.ports import Commit, Source
 from streamer.producing import COMMON, CURES, UNSENT, MakeProducer, Partitions, abort, made, produce
 from streamer.records import Message, Positions
+from streamer.rights import Forbidden, forbidden, needs, refused
 
 log = structlog.get_logger(__name__)
 
 DISTURBED = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN)
 ROLL_BACK_S = 5.0
+ASK_S = 2.0
+"""How long to ask the broker which right is missing."""
+DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
+"""What a transaction says when messages of it were not taken: not which, and the second not even why."""
 TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
+RETRY_MS = 500
+"""How long the client rests, less a fifth at most, before it sends a request again whose answer was lost. It does not
+tell us that it did: nothing is reported of the coordinator's connection. So it rests longer than a request takes."""
+RETRY_MAX_MS = 1000
+SHORTEST_REST = 0.75
 
 
 def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
     """The messages that do not come from these source partitions."""
     gone = set(partitions)
     return [message for message in messages if message.partition not in gone]
+
+
+def _cure(error: KafkaError, topic: str) -> str:
+    """What a person can mend, for a message to this topic."""
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return needs("WRITE", "topic", topic)
+    return CURES.get(error.code(), "")
 
 
 class TransactionalSink:
@@ -49,22 +67,29 @@ class TransactionalSink:
         source_topic: str,
         clock: Clock,
         make_producer: MakeProducer = Producer,
+        asked: Forbidden = forbidden,
     ) -> None:
         timeout_ms = config.get("transaction.timeout.ms", TIMEOUT_MS)
+        retry_ms = max(RETRY_MS, int(config.get("retry.backoff.ms", RETRY_MS)))
         self._config: dict[str, Any] = {
             **COMMON,
             **config,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
             "message.timeout.ms": timeout_ms,  # a longer one is refused: no message outlives its transaction
+            "retry.backoff.ms": str(retry_ms),
+            "retry.backoff.max.ms": str(max(retry_ms, int(config.get("retry.backoff.max.ms", RETRY_MAX_MS)))),
             "error_cb": self._on_error,
             "logger": logging.getLogger("librdkafka"),
         }
         self._timeout_s = int(timeout_ms) / 1000
+        self._retried_s = SHORTEST_REST * retry_ms / 1000
         self._source = source
         self._source_topic = source_topic
         self._clock = clock
         self._make_producer = make_producer
+        self._forbidden = asked
+        self._identity: str | None = None  # why the broker, or we, do not accept the other
         self._partitions = Partitions()
         self._messages: list[Message] = []
         self._begun: list[Message] = []
@@ -95,8 +120,11 @@ class TransactionalSink:
         offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
 
         def end() -> None:
-            producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
-            producer.commit_transaction(deadline.left(at_least=0.1))
+            with self._once():
+                producer.send_offsets_to_transaction(offsets, group, deadline.left(at_least=0.1))
+            producer.flush(deadline.left(at_least=0.1))  # messages may take their time; a late copy of one is refused
+            with self._once():
+                producer.commit_transaction(deadline.left(at_least=0.1))
             producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
 
         return lambda: self._in_transaction(producer, end, started, deadline)
@@ -131,22 +159,40 @@ class TransactionalSink:
         except KafkaException as error:
             self._failed(producer, error.args[0], self._clock.now() - started, deadline)
         except Wait as error:
-            abort(producer, f"transaction: {error}", deadline)
+            with self._once():
+                abort(producer, f"transaction: {error}", deadline)
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        """Was this request sent once? If it took as long as the client rests before it sends one again, the first copy
+        may still be on its way, and would move the positions or the end of the next transaction of this producer."""
+        began = self._clock.now()
+        try:
+            yield
+        finally:
+            if (took_s := self._clock.now() - began) >= self._retried_s:
+                log.info("a transaction's request may have been sent twice; a new producer follows", seconds=took_s)
+                self._disturbed = True
 
     def recover(self, deadline: Deadline) -> None:
         self._open_since, self._sent = None, 0
         if self._producer is not None:
             self._producer.purge()
-        self._producer = None
+        self._producer = self._identity = None
         producer = made(self._make_producer, self._config)
         try:
             producer.init_transactions(deadline.left(at_least=0.5))
         except KafkaException as error:
             failure = error.args[0]
             if failure.code() in CURES:
-                raise Refused(f"cannot begin: {failure.str()}; {CURES[failure.code()]}") from error
+                raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}") from error
+            with suppress(KafkaException):
+                producer.poll(0)  # hear what was wrong: the time-out says nothing of it
+            if self._identity is not None:
+                raise Unreachable(f"cannot begin: {self._identity}") from error
             raise Unclear(f"no transaction coordinator: {failure.str()}") from error
         self._producer = producer
+        self._partitions.doubt()
         self._disturbed = False
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -168,7 +214,8 @@ class TransactionalSink:
             return
         self._open_since, self._sent = None, 0
         try:
-            abort(self._producer, why, deadline)
+            with self._once():
+                abort(self._producer, why, deadline)
         except Aborted:
             return
         except Unclear as error:
@@ -185,14 +232,28 @@ class TransactionalSink:
                 "give each replica its own kafka.slot"
             )
         if error.txn_requires_abort() or error.code() in UNSENT:
-            abort(producer, said, deadline, error.code())
+            with self._once():
+                abort(producer, said, deadline, lambda: self._cure(error.code(), deadline))
         raise Unclear(said)
 
+    def _cure(self, code: int, deadline: Deadline) -> str:
+        """What a person can mend, by name; nothing for what time may."""
+        group = self._config.get("client.id", "")
+        if code == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            return needs("WRITE", "transactional id", f"{self._config['transactional.id']} (or the prefix {group}.)")
+        if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return needs("READ", "group", group)
+        if code in DELIVERY:
+            topics = sorted({message.topic for message in self._begun})
+            seen = self._forbidden(self._config, topics, min(ASK_S, deadline.left(at_least=0.5)))
+            return seen or CURES.get(code, "")
+        return CURES.get(code, "")
+
     def _on_error(self, error: KafkaError) -> None:
-        # librdkafka may have sent EndTxn twice: the app sees success, and the late first copy could end the next
-        # transaction. A new producer before the next one costs one request.
+        # As in `_once`: a request may have been sent twice, and a new producer before the next costs one request.
         if error.code() in DISTURBED:
             self._disturbed = True
+        self._identity = refused(error.str(), self._config) or self._identity
         log.warning("producer", error=error.str())
 
 
@@ -252,8 +313,9 @@ class AtLeastOnceSink:
                 raise Wait(f"{waiting} messages are not acknowledged yet")
             if self._refused:
                 # Kept, and sent again by the next commit; no position passes them.
-                _, error = self._refused[0]
-                raise Refused(f"the broker refuses messages: {error.str()}; {CURES.get(error.code(), 'see its log')}")
+                message, error = self._refused[0]
+                cure = _cure(error, message.topic) or "see its log"
+                raise Refused(f"the broker refuses messages to {message.topic}: {error.str()}; {cure}")
 
         self._positions = positions
         return end
@@ -287,8 +349,8 @@ class AtLeastOnceSink:
             said = error.args[0]
             if said.fatal() or said.code() == KafkaError._FATAL:
                 raise Temporary(f"the producer cannot go on: {said.str()}; start the process again") from error
-            if said.code() in CURES:
-                raise Refused(f"cannot send: {said.str()}; {CURES[said.code()]}") from error
+            if cure := _cure(said, unsent[0].topic):
+                raise Refused(f"cannot send: {said.str()}; {cure}") from error
             raise Wait(f"cannot send: {said.str()}") from error
         finally:
             self._unsent = list(unsent)

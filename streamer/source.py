@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +18,16 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
+from streamer.rights import NO_TOPIC, is_token, needs, refused
 
 log = structlog.get_logger(__name__)
 
 START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
+MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
 CAPTURE_EVERY_S = 0.05
 
@@ -41,6 +43,10 @@ DEFAULTS: Mapping[str, str] = {
     # After a drained queue librdkafka waits this long before the next fetch; its default of 1 s halves throughput.
     "fetch.queue.backoff.ms": "5",
     "fetch.wait.max.ms": "50",
+    # A connection whose other end has gone without a word is given up after this, as a session is; its default of 60 s
+    # would stall a partition for a minute. No request of a consumer is answered later, but for those that join a group,
+    # which have their own time. (A transactional producer's is that of its transaction.)
+    "socket.timeout.ms": "6000",
     "queued.max.messages.kbytes": "65536",
 }
 CLASSIC: Mapping[str, str] = {
@@ -50,9 +56,9 @@ CLASSIC: Mapping[str, str] = {
     "heartbeat.interval.ms": "2000",
 }
 FATAL: Mapping[int, tuple[type[Exit], str]] = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART: (Unreachable, "make the topic: streamer topics apply"),
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the topic to this user"),
-    KafkaError.GROUP_AUTHORIZATION_FAILED: (BadConfig, "grant Read on the group to this user"),
+    KafkaError.UNKNOWN_TOPIC_OR_PART: (Unreachable, NO_TOPIC),
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (Unreachable, needs("READ", "topic", "{topic}")),
+    KafkaError.GROUP_AUTHORIZATION_FAILED: (Unreachable, needs("READ", "group", "{group}")),
     KafkaError.INVALID_SESSION_TIMEOUT: (
         BadConfig,
         "set session.timeout.ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
@@ -67,13 +73,22 @@ FATAL: Mapping[int, tuple[type[Exit], str]] = {
 class KafkaSource:
     """One consumer in one group, reading one topic. Cooperative assignment, classic or KIP-848."""
 
-    def __init__(self, client: Mapping[str, str], topic: str, start: str) -> None:
+    def __init__(
+        self,
+        client: Mapping[str, str],
+        topic: str,
+        start: str,
+        clock: Clock | None = None,
+        make_consumer: MakeConsumer = Consumer,
+    ) -> None:
         classic = {} if client.get("group.protocol") == "consumer" else CLASSIC
-        config: dict[str, Any] = {**DEFAULTS, **classic, **client}
+        config: dict[str, Any] = {**DEFAULTS, **classic, **client, "error_cb": self._on_error}
+        self._client = client
         try:
-            self._consumer = Consumer(config, logger=logging.getLogger("librdkafka"))
+            self._consumer = make_consumer(config, logger=logging.getLogger("librdkafka"))
         except KafkaException as error:
             raise BadConfig(f"[kafka.client] is not accepted: {error.args[0].str()}") from error
+        self._clock = clock or SystemClock()
         self._topic = topic
         self._start = START[start]
         self._rebalance: Rebalance | None = None
@@ -102,7 +117,7 @@ class KafkaSource:
             self._resume()
             records = self._take(self._fetch(records_max, timeout_s))
         self._raise_kept()
-        if time.monotonic() >= self._capture_at:
+        if self._clock.now() >= self._capture_at:
             self._capture_group()
         return records
 
@@ -194,13 +209,34 @@ class KafkaSource:
 
     def _notice(self, message: Any) -> None:
         """What comes instead of a record: the end of a partition, a missing position, or a failure."""
-        # What is said of the group has no topic, whatever its partition looks like.
-        if message.topic() is not None and message.partition() not in self._positions:
+        # What is said of the group has no topic, whatever its partition looks like; of a topic that may not be read,
+        # no partition.
+        of_partition = message.topic() is not None and message.error().code() != KafkaError.TOPIC_AUTHORIZATION_FAILED
+        if of_partition and message.partition() not in self._positions:
             return  # said of a partition that was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()
         elif not self._begins(message):
-            _complain(message.error(), self._topic)
+            self._complain(message.error())
+
+    def _complain(self, error: KafkaError) -> None:
+        """Raise for what only a person can mend; the rest the client mends itself."""
+        kind, cure = FATAL.get(error.code(), (None, ""))
+        if kind is not None:
+            cure = cure.format(topic=self._topic, group=self._client.get("group.id"))
+            raise kind(f"cannot read {self._topic}: {error.str()}; {cure}")
+        if error.fatal():
+            raise Unreachable(f"cannot read {self._topic}: {error.str()}")
+        log.warning("consumer", error=error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        """What the client says outside of any call. Who is refused would be refused for ever; but a member of the
+        group goes on with the token that it has, while the token server is away."""
+        why = refused(error.str(), self._client)
+        if why is None or (is_token(error.str()) and self._group is not None):
+            log.warning("consumer", error=error.str())
+        elif self._failure is None:
+            self._failure = Unreachable(f"cannot read {self._topic}: {why}")
 
     def _begins(self, message: Any) -> bool:
         """Whether this says only that the group has no position in a partition, which was not to be learnt on
@@ -223,7 +259,7 @@ class KafkaSource:
         is safe: at worst the broker refuses a commit, and the next one brings the new."""
         group = self._consumer.consumer_group_metadata()
         self._group = group if self._consumer.memberid() else None
-        self._capture_at = time.monotonic() + CAPTURE_EVERY_S
+        self._capture_at = self._clock.now() + CAPTURE_EVERY_S
 
     def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
         """What a callback raises is kept until the client has returned: it does not carry every exception through.
@@ -313,13 +349,3 @@ class KafkaSource:
 
     def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
-
-
-def _complain(error: KafkaError, topic: str) -> None:
-    """Raise for what only a person can mend; the rest the client mends itself."""
-    kind, cure = FATAL.get(error.code(), (None, ""))
-    if kind is not None:
-        raise kind(f"cannot read {topic}: {error.str()}; {cure}")
-    if error.fatal():
-        raise Unreachable(f"cannot read {topic}: {error.str()}")
-    log.warning("consumer", error=error.str())

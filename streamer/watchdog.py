@@ -7,6 +7,7 @@ backtracks for ever). So the watch is kept by a thread of `faulthandler` in C, w
 from __future__ import annotations
 
 import faulthandler
+from contextlib import suppress
 
 EVERY_S = 1.0
 """How often the time is set anew: that costs a thread."""
@@ -23,7 +24,8 @@ class Watchdog:
         """The loop has turned."""
         if now - self._set >= EVERY_S:
             self._set = now
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True)
+            with suppress(RuntimeError):  # no thread to be had: a machine at its limit is served on, unwatched
+                faulthandler.dump_traceback_later(self._timeout_s, exit=True)
 
     def close(self) -> None:
         """Nothing is watched any more."""

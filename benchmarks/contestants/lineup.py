@@ -117,7 +117,9 @@ class CachedStreamer(Streamer):
     """The same with Redis, in which each run finds nothing of the runs before."""
 
     def _more(self, job: Job) -> dict[str, str]:
-        return {"cache.url": job.servers.redis_url, "cache.secret": job.group}  # the secret is part of every key
+        secret = job.folder / "cache.secret"  # it is part of every key
+        secret.write_text(job.group)
+        return {"cache.url": job.servers.redis_url, "cache.secret_file": str(secret)}
 
 
 def named(worker: type[Worker[Any, Any]]) -> str:

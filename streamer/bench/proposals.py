@@ -184,7 +184,7 @@ def _cache(facts: Facts) -> Iterator[Suggestion]:
         f"{facts.repeats:.0%} of the events say what was said before, and this process alone answered {near:.0%} from "
         "its memory; a Redis shares what is known with other replicas"
     )
-    yield Suggestion("cache.url", '"redis://HOST:6379/0"', why, None)
+    yield Suggestion("cache.url", '"rediss://USER:PASSWORD@HOST:6379/0"', why, None)
 
 
 def _rounded_up(value: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +16,7 @@ from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, Sets, overrides, print_json, print_rows
 from streamer.cli.run import WorkerName
 from streamer.errors import BadConfig, Exit, Unreachable
+from streamer.kafka_names import is_secret
 from streamer.settings import Settings
 
 Show = Annotated[bool, typer.Option("--show", help="Print every setting and where it comes from; secrets starred.")]
@@ -52,9 +54,20 @@ def check(
             {"findings": [finding._asdict() for finding in findings], **({"settings": settings} if show else {})}
         )
     else:
-        print_rows(settings)
+        for shown in settings:
+            print(_as_toml(**shown))
         print_rows([{"check": f.check, "result": f.result, "message": f.message} for f in findings])
     raise typer.Exit(max((finding.code for finding in findings), default=0))
+
+
+def _as_toml(key: str, value: Any, origin: str) -> str:
+    """A line that can be pasted into streamer.toml; what cannot stand there is a comment."""
+    section, _, name = key.partition("kafka.client.")
+    dotted = f"kafka.client.{json.dumps(name)}" if not section and name else key
+    if value is None:
+        return f"# {dotted} is not set  # {origin}"
+    text = f"{dotted} = {json.dumps(value, ensure_ascii=False)}  # {origin}"
+    return f"# {text}" if is_secret(key) else text
 
 
 def _all(chosen: Settings, name: str) -> Iterator[Finding]:
@@ -74,6 +87,8 @@ def _all(chosen: Settings, name: str) -> Iterator[Finding]:
     yield model
     if schema.result == model.result == OK:
         yield _guarded("dry run", lambda: _dry_run(chosen, worker))
+    if chosen.encryption.keys_file:
+        yield _guarded("encryption", lambda: _encryption(chosen))
     client = kafka.admin(chosen)
     broker = _guarded("broker", lambda: _broker(client, chosen))
     yield broker
@@ -110,7 +125,7 @@ def _model(chosen: Settings, worker: Any) -> str:
     app.choose_device(chosen.device)
     if not worker.model:
         return "the worker needs no files"
-    model = models.find(chosen.models.dir, worker.model, chosen.models.version)
+    model = models.find(chosen.models.dir, worker.model, chosen.models.version, chosen.models.public_key)
     assert model.manifest
     if model.manifest.input_schema != worker.event.__name__:
         raise BadConfig(
@@ -126,7 +141,7 @@ def _dry_run(chosen: Settings, worker: Any) -> str:
 
     model = None
     if worker.model:
-        model = models.find(chosen.models.dir, worker.model, chosen.models.version)
+        model = models.find(chosen.models.dir, worker.model, chosen.models.version, chosen.models.public_key)
     answers = testing.serve(worker, [worker.example], testing.Bench(model=model))
     if answers.dead_letters:
         dead = answers.dead_letters[0]
@@ -134,6 +149,14 @@ def _dry_run(chosen: Settings, worker: Any) -> str:
     if not answers.predictions:
         raise BadConfig("accepts() declines the example; give an example that is answered")
     return f"the example is answered: {answers.predictions[0].answer.model_dump_json()}"
+
+
+def _encryption(chosen: Settings) -> str:
+    from streamer import encryption
+
+    assert chosen.encryption.keys_file
+    keyring = encryption.load(chosen.encryption.keys_file)
+    return f"{len(keyring)} keys, {keyring.active} encrypts"
 
 
 def _broker(client: Any, chosen: Settings) -> str:
@@ -144,7 +167,11 @@ def _broker(client: Any, chosen: Settings) -> str:
 
 def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[Finding]:
     source, target, dead = worker.source, worker.target, dead_letters(worker.source)
-    counts = kafka.counts(client, chosen, [source, target, dead])
+    try:
+        counts = kafka.counts(client, chosen, [source, target, dead])
+    except Unreachable as error:
+        yield Finding("topic", FAILED, str(error), error.code)
+        return
     for topic, count in counts.items():
         if count is None:
             cure = f"make it: streamer topics apply {shlex.quote(name)}"
@@ -159,10 +186,11 @@ def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[F
 def _cache(chosen: Settings) -> str:
     if chosen.cache.url is None:
         return "this process only; set cache.url to share answers between replicas"
-    from streamer.cache import connect
+    from streamer.redis_client import connect, why
 
+    client = connect(chosen.cache.url.get_secret_value(), int(kafka.TIMEOUT_S * 1000))
     try:
-        connect(chosen.cache.url.get_secret_value(), int(kafka.TIMEOUT_S * 1000)).ping()
+        client.ping()
     except Exception as error:  # whatever it says may quote the URL with its password
-        raise Unreachable(f"Redis does not answer ({type(error).__name__}); is it running, cache.url right?") from None
+        raise Unreachable(f"Redis does not answer: {why(error)}") from None
     return "Redis answers"

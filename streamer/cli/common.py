@@ -15,6 +15,7 @@ from rich.table import Table
 
 from streamer import config
 from streamer.errors import Usage
+from streamer.secret_files import cure, in_the_open
 from streamer.settings import Settings
 
 ConfigFile = Annotated[
@@ -37,6 +38,9 @@ def overrides(sets: Sequence[str] | None) -> dict[str, str]:
         Usage: one has no `=`.
     """
     pairs = [text.partition("=") for text in sets or ()]
+    for key, _, value in pairs:
+        if any(in_the_open({key: value})):
+            raise Usage(f"--set {key}: every process of this machine can read arguments; {cure(key)}")
     if wrong := [key for key, equals, _ in pairs if not equals or not key]:
         raise Usage(f"--set {wrong[0]}: write key=value, such as batch.items_max=512")
     return {key: value for key, _, value in pairs}

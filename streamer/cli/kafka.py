@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamer.config import client_config
 from streamer.errors import BadConfig, Unreachable
+from streamer.rights import forbidden, refused
 from streamer.settings import Settings
 
 TIMEOUT_S = 5.0
@@ -21,6 +22,12 @@ COORDINATOR_COMES = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
 )
+RIGHTS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: " on topic ",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: " on group ",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: " on transactional id ",
+}
+"""What an error is about, in the words of `streamer.rights.needs`."""
 Client = TypeVar("Client")
 
 
@@ -76,27 +83,29 @@ def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
     return _make(Consumer, settings, {**fixed, **_dotted(extra)})
 
 
-def partitions(client: Any, settings: Settings, topic: str) -> list[int]:
-    """The partitions of a topic that must exist.
+def partitions(client: Any, settings: Settings, topic: str, operation: str) -> list[int]:
+    """The partitions of a topic that must exist and allow `operation`.
 
     Raises:
-        Unreachable: the broker does not answer, or has no such topic.
+        Unreachable: the broker does not answer, has no such topic, or hides it from us.
     """
-    found = counts(client, settings, [topic])[topic]
+    found = counts(client, settings, [topic], operation)[topic]
     if found is None:
         raise Unreachable(f"there is no topic {topic}; check its name, or make it with: streamer topics apply WORKER")
     return list(range(found))
 
 
-def counts(client: Any, settings: Settings, topics: list[str]) -> dict[str, int | None]:
+def counts(client: Any, settings: Settings, topics: list[str], operation: str = "DESCRIBE") -> dict[str, int | None]:
     """The number of partitions of each topic, None for one that does not exist.
 
     Raises:
-        Unreachable: the broker does not answer.
+        Unreachable: the broker does not answer, or hides a topic from who has no right to it (`operation` brings that).
     """
     with explained(client, settings):
         # All of them: asking for one by name would create it where the broker makes topics by itself.
         known = client.list_topics(timeout=TIMEOUT_S).topics
+    if hidden := forbidden(client_config(settings), [t for t in topics if t not in known], TIMEOUT_S, operation):
+        raise Unreachable(f"broker {settings.kafka.bootstrap_servers}: {hidden}")
     return {topic: len(known[topic].partitions) if topic in known else None for topic in topics}
 
 
@@ -113,15 +122,24 @@ def committed(client: Any, topic: str, known: list[int]) -> list[TopicPartition]
             found: list[TopicPartition] = client.committed(asked, timeout=TIMEOUT_S)
             return found
         except KafkaException as error:
+            if error.args[0].code() == KafkaError._TIMED_OUT:
+                _raise_what_is_said_of_the_group(client)
             # The first group of a cluster, and any group after a restart: its coordinator is still loading.
             if error.args[0].code() not in COORDINATOR_COMES or time.monotonic() > give_up:
                 raise
             time.sleep(0.1)
 
 
+def _raise_what_is_said_of_the_group(client: Any) -> None:
+    """A group that is forbidden has no coordinator, and a question to none runs out of time; reading tells why."""
+    for message in client.consume(10, 0.2):
+        if message.error() is not None and message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            raise KafkaException(message.error())
+
+
 @contextmanager
-def explained(client: Any, settings: Settings) -> Iterator[None]:
-    """Turn an error of the client into ours.
+def explained(client: Any, settings: Settings, *needed: str) -> Iterator[None]:
+    """Turn an error of the client into ours. `needed` are the rights that what is done needs.
 
     Raises:
         Unreachable: with the address and the cure.
@@ -132,7 +150,17 @@ def explained(client: Any, settings: Settings) -> Iterator[None]:
         client.poll(0)  # what librdkafka has logged is handed over by a poll
         said = "; ".join(part for part in (_text(error), _heard.last) if part)
         where = settings.kafka.bootstrap_servers
+        about = RIGHTS.get(_code(error), "no right")
+        if missing := [right for right in needed if about in right]:
+            raise Unreachable(f"broker {where}: {_text(error)}; {'; '.join(missing)}") from error
+        if why := refused(said, client_config(settings)):
+            raise Unreachable(f"broker {where}: {why}") from error
         raise Unreachable(f"broker {where}: {said}. Is it running, is kafka.bootstrap_servers right?") from error
+
+
+def _code(error: KafkaException) -> int:
+    found = error.args[0]
+    return int(found.code()) if isinstance(found, KafkaError) else KafkaError.UNKNOWN
 
 
 def _text(error: KafkaException) -> str:

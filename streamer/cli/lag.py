@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, Sets, print_json, print_rows, settings
 from streamer.cli.run import WorkerName
+from streamer.rights import needs
 from streamer.settings import Settings
 
 SAMPLE_S = 2.0
@@ -48,11 +49,11 @@ def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: 
     group = chosen.kafka.group(found.name)
     consumer = kafka.consumer(chosen, group)
     try:
-        first = _samples(consumer, chosen, found.source)
+        first = _samples(consumer, chosen, found.source, group)
         started = time.monotonic()
         ages, answered = _oldest(consumer, chosen, found.source, first)
         time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started)))
-        last = _samples(consumer, chosen, found.source)
+        last = _samples(consumer, chosen, found.source, group)
         seconds = time.monotonic() - started
     finally:
         consumer.close()
@@ -80,10 +81,10 @@ def drain(first: list[Sample], last: list[Sample], seconds: float) -> Drain:
     return Drain(answered, arriving, behind / (answered - arriving) if answered > arriving else None)
 
 
-def _samples(consumer: Any, chosen: Settings, topic: str) -> list[Sample]:
-    with kafka.explained(consumer, chosen):
+def _samples(consumer: Any, chosen: Settings, topic: str, group: str) -> list[Sample]:
+    with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", group)):
         samples = []
-        for committed in kafka.committed(consumer, topic, kafka.partitions(consumer, chosen, topic)):
+        for committed in kafka.committed(consumer, topic, kafka.partitions(consumer, chosen, topic, "READ")):
             low, end = consumer.get_watermark_offsets(committed, timeout=kafka.TIMEOUT_S)
             start = low if chosen.kafka.start == "earliest" else end
             samples.append(Sample(committed.partition, committed.offset if committed.offset >= 0 else start, end))
@@ -100,7 +101,7 @@ def _oldest(
     waiting = {sample.partition: sample for sample in samples if sample.behind}
     consumer.assign([TopicPartition(topic, partition, sample.position) for partition, sample in waiting.items()])
     give_up = time.monotonic() + OLDEST_S
-    with kafka.explained(consumer, chosen):
+    with kafka.explained(consumer, chosen, needs("READ", "topic", topic)):
         while waiting and time.monotonic() < give_up:
             for message in consumer.consume(100, 0.1):
                 sample = waiting.get(message.partition())

@@ -19,7 +19,7 @@ import typer
 from pydantic import ValidationError
 
 from schemas import EVENTS, Event
-from streamer import headers
+from streamer import encryption, headers, pii
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, progress, settings
 from streamer.errors import BadData, Unreachable, Usage
@@ -27,6 +27,8 @@ from streamer.settings import Settings
 
 SHOWN_MAX = 20
 """Bad rows that are told one by one; the rest is only counted."""
+PROBLEMS_MAX = 3
+"""Told of one row."""
 FLUSH_S = 35.0
 """Longer than the producer tries (message.timeout.ms)."""
 DELIMITERS = ",;\t|"
@@ -57,6 +59,8 @@ def produce(
 ) -> None:
     """Send the rows of a file as events. Ids are `<file>-<row>`, so sending it again repeats the same ids.
 
+    Personal data is encrypted when encryption.keys_file is set.
+
     A column event_id or occurred_at is used where there is one. Rows that do not fit are told and not sent.
 
     Example: streamer produce leads.csv.gz --as lead --rate 500
@@ -65,7 +69,7 @@ def produce(
         raise Usage(f"--as {kind}: there is {', '.join(EVENTS)}")
     rows = read(file, EVENTS[kind])
     target = topic or EVENTS[kind].topic
-    sender = _Sender(settings(config, sets), target, rate)
+    sender = _Sender(settings(config, sets), EVENTS[kind], target, rate)
     send = _check_only if dry_run else sender.send
     if not dry_run:
         sender.connect()
@@ -118,7 +122,7 @@ def _from_csv(lines: TextIO, event: type[Event], stem: str, now: str) -> Iterato
             continue
         event_id = row.get("event_id") or f"{stem}-{number}"
         occurred_at = row.get("occurred_at") or now
-        yield _row(number, partial(event.from_row, row, event_id=event_id, occurred_at=occurred_at))
+        yield _row(number, event, partial(event.from_row, row, event_id=event_id, occurred_at=occurred_at))
 
 
 def _from_json(lines: TextIO, event: type[Event], stem: str, now: str) -> Iterator[Row]:
@@ -134,16 +138,14 @@ def _from_json(lines: TextIO, event: type[Event], stem: str, now: str) -> Iterat
             yield Row(number, None, "is no JSON object")
             continue
         text = json.dumps({"event_id": f"{stem}-{number}", "occurred_at": now, **found})
-        yield _row(number, partial(event.model_validate_json, text))
+        yield _row(number, event, partial(event.model_validate_json, text))
 
 
-def _row(number: int, make: Callable[[], Event]) -> Row:
+def _row(number: int, event: type[Event], make: Callable[[], Event]) -> Row:
     try:
         return Row(number, make(), "")
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        return Row(number, None, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong[:3]) + more)
+        return Row(number, None, pii.described(error, pii.field_names(event), PROBLEMS_MAX))
 
 
 def _each(rows: Iterator[Row], limit: int | None, send: Callable[[Event], None]) -> tuple[int, int]:
@@ -172,8 +174,9 @@ def _check_only(_: Event) -> None:
 class _Sender:
     """Sends events and holds back to a rate; every event is delivered, or `finish` says how many are not."""
 
-    def __init__(self, chosen: Settings, topic: str, rate: float | None) -> None:
+    def __init__(self, chosen: Settings, event: type[Event], topic: str, rate: float | None) -> None:
         self._settings = chosen
+        self._cipher = encryption.cipher(chosen.encryption.keys_file, event, topic)
         self._topic = topic
         self._interval_s = 1 / rate if rate else 0.0
         self._producer: Any = None
@@ -183,7 +186,7 @@ class _Sender:
     def connect(self) -> None:
         """Find the topic. Raises `Unreachable`."""
         self._producer = kafka.producer(self._settings)
-        kafka.partitions(self._producer, self._settings, self._topic)
+        kafka.partitions(self._producer, self._settings, self._topic, "WRITE")
         self._next = time.monotonic()
 
     def send(self, event: Event) -> None:
@@ -191,11 +194,14 @@ class _Sender:
         self._next += self._interval_s
         while (ahead := self._next - time.monotonic()) > 0 and self._interval_s:
             self._producer.poll(ahead)
+        value = event.model_dump_json().encode()
+        if self._cipher is not None:
+            value = self._cipher.seal_fields(value)
         while True:
             try:
                 self._producer.produce(
                     self._topic,
-                    event.model_dump_json().encode(),
+                    value,
                     event.key.encode(),
                     headers=[(headers.CONTENT_TYPE, b"application/json")],
                     on_delivery=self._delivered,

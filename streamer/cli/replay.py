@@ -18,7 +18,9 @@ from schemas import DeadLetter
 from streamer import headers
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, print_rows, progress, settings
+from streamer.config import client_config
 from streamer.errors import Unreachable, Usage
+from streamer.rights import forbidden, needs
 from streamer.settings import Settings
 
 CHUNK = 500
@@ -165,8 +167,9 @@ class _Session:
         self._dlq = dlq
         self._consumer = kafka.consumer(chosen, name)
         self._producer: Any = None
-        with kafka.explained(self._consumer, chosen):
-            known = kafka.partitions(self._consumer, chosen, dlq)
+        needed = needs("READ", "topic", dlq), needs("READ", "group", name), needs("WRITE", "transactional id", name)
+        with kafka.explained(self._consumer, chosen, *needed):
+            known = kafka.partitions(self._consumer, chosen, dlq, "READ")
             if send:
                 # First of all: it ends what an interrupted run has left open, so that the positions are final.
                 self._producer = kafka.producer(
@@ -190,7 +193,8 @@ class _Session:
         counts: Counter[tuple[str, str]] = Counter()
         chunk: list[Back] = []
         left = limit
-        with kafka.explained(self._consumer, self._settings), progress() as bar:
+        may_read = needs("READ", "topic", self._dlq)
+        with kafka.explained(self._consumer, self._settings, may_read), progress() as bar:
             task = bar.add_task("replaying", total=limit)
             for message in self._messages():
                 at = self._progressed[message.partition()]
@@ -267,8 +271,13 @@ class _Session:
             # Ended here already, where that works, because readers of the source topic wait behind it.
             with suppress(KafkaException):
                 self._producer.abort_transaction(TRANSACTION_S)
+            # It says neither which topic nor which right.
+            why = forbidden(client_config(self._settings), sorted({record.topic for record in records}), TRANSACTION_S)
+            if not why and error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                why = needs("READ", "group", f"streamer-replay-{self._dlq}")
             raise Unreachable(
-                f"replay was interrupted: {error.args[0].str()}; start it again, it goes on where it was"
+                f"replay was interrupted: {'; '.join(part for part in (error.args[0].str(), why) if part)}; "
+                "start it again, it goes on where it was"
             ) from error
 
     def _watermarks(self, partition: int) -> tuple[int, int]:

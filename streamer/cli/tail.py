@@ -13,6 +13,11 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaExcep
 from streamer import headers
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, Limit, Sets, print_json, settings
+from streamer.cli.view import View, masked, whole
+from streamer.rights import needs
+
+AS_IT_IS = View()
+GROUP = "streamer-tail"
 
 
 class Start(StrEnum):
@@ -21,6 +26,9 @@ class Start(StrEnum):
 
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Events, predictions or dead letters (dlq.…).")]
+ShowPii = Annotated[
+    bool, typer.Option("--show-pii", help="Show personal data too, and open what is encrypted if there are keys.")
+]
 From = Annotated[Start, typer.Option("--from", help="Everything that is there first, or only what comes.")]
 
 
@@ -29,45 +37,48 @@ def tail(
     start: From = Start.END,
     limit: Limit = None,
     as_json: AsJson = False,
+    show_pii: ShowPii = False,
     sets: Sets = None,
     config: ConfigFile = None,
 ) -> None:
     """Follow a topic until Ctrl-C: predictions with key and answer, dead letters with their reason.
 
+    Keys and fields that are tagged as personal data are hidden, and so is what a model does not know.
+
     Example: streamer tail crm.leads.scores.v1 --from start --limit 10
     """
     chosen = settings(config, sets)
-    consumer = kafka.consumer(chosen, "streamer-tail")
+    view = (whole if show_pii else masked)(topic, chosen.encryption.keys_file)
+    consumer = kafka.consumer(chosen, GROUP)
     try:
         where = OFFSET_BEGINNING if start is Start.START else OFFSET_END
-        known = kafka.partitions(consumer, chosen, topic)
+        known = kafka.partitions(consumer, chosen, topic, "READ")
         consumer.assign([TopicPartition(topic, partition, where) for partition in known])
-        with kafka.explained(consumer, chosen):
+        with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
             for shown, message in enumerate(_messages(consumer), start=1):
-                print_json(as_object(message)) if as_json else print(as_line(message), flush=True)
+                print_json(as_object(message, view)) if as_json else print(as_line(message, view), flush=True)
                 if shown == limit:
                     return
     finally:
         consumer.close()
 
 
-def as_object(message: Any) -> dict[str, Any]:
+def as_object(message: Any, view: View = AS_IT_IS) -> dict[str, Any]:
     """A record for programs: its value as JSON where it is JSON, else as text."""
-    value = message.value()
     return {
         "topic": message.topic(),
         "partition": message.partition(),
         "offset": message.offset(),
         "timestamp_ms": message.timestamp()[1],
-        "key": _text(message.key()),
-        "headers": {name: _text(value) for name, value in message.headers() or ()},
-        "value": _parsed(value),
+        "key": view.key(message.key()),
+        "headers": view.headers(message.headers()),
+        "value": view.value(message.value()),
     }
 
 
-def as_line(message: Any) -> str:
+def as_line(message: Any, view: View = AS_IT_IS) -> str:
     """A record for people, safe for a terminal: a producer must not be able to move its cursor."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in _line(message))
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in _line(message, view))
 
 
 def _messages(consumer: Any) -> Iterator[Any]:
@@ -79,9 +90,9 @@ def _messages(consumer: Any) -> Iterator[Any]:
                 raise KafkaException(message.error())
 
 
-def _line(message: Any) -> str:
-    said = {name: _text(value) or "" for name, value in message.headers() or ()}
-    key, value = _text(message.key()), _parsed(message.value())
+def _line(message: Any, view: View) -> str:
+    said = {name: value or "" for name, value in view.headers(message.headers()).items()}
+    key, value = view.key(message.key()), view.value(message.value())
     if headers.REASON in said:
         source = f"{said.get(headers.DLQ_TOPIC)}/{said.get(headers.DLQ_PARTITION)}/{said.get(headers.DLQ_OFFSET)}"
         attempts = said.get(headers.ATTEMPTS, "1")
@@ -99,14 +110,3 @@ def _short(part: Any) -> str:
     if isinstance(part, float):
         return f"{part:.4g}"
     return part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode(errors="replace")
-
-
-def _parsed(raw: bytes | None) -> Any:
-    try:
-        return None if raw is None else json.loads(raw)
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        return _text(raw)

@@ -10,6 +10,7 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from schemas import dead_letters
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
+from streamer.rights import needs
 from streamer.settings import Settings
 
 PARTITIONS = 8
@@ -103,8 +104,8 @@ def _create(client: Any, chosen: Settings, steps: list[Step], replication: int |
     if not steps:
         return
     new = [NewTopic(step.topic, step.wanted, replication or -1, config=_config(step.topic, chosen)) for step in steps]
-    with kafka.explained(client, chosen):
-        for done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).values():
+    for topic, done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).items():
+        with kafka.explained(client, chosen, needs("CREATE", "topic", topic)):
             done.result(2 * kafka.TIMEOUT_S)
 
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import redis
 
-from streamer.cache import connect
+from streamer import redis_url
 from streamer.demo.children import Died, Program, free_port
 from streamer.errors import Unreachable, Usage
+from streamer.redis_client import connect, why
 
 READY_S = 5.0
 TIMEOUT_MS = 1_000
@@ -49,14 +49,14 @@ def find(url: str | None, folder: Path) -> Answers:
 
 
 def _given(url: str) -> Answers:
+    if problem := redis_url.problem(url):
+        raise Usage(f"--redis {problem}")
+    client = connect(url, TIMEOUT_MS)
     try:
-        connect(url, TIMEOUT_MS).ping()
-    except ValueError as error:
-        raise Usage(f"--redis: {error}") from error
+        client.ping()
     except redis.RedisError as error:
-        raise Unreachable(f"--redis: no answer ({type(error).__name__}); is it running, and the URL right?") from error
-    place = urlsplit(url)
-    return Answers(url, f"Redis at {place.hostname or place.path}:{place.port or 6379}")
+        raise Unreachable(f"--redis: no answer: {why(error)}") from None
+    return Answers(url, f"Redis at {redis_url.place(url)}")
 
 
 def _binaries() -> Iterator[tuple[str, str]]:

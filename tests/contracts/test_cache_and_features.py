@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from streamer.cache import NearCache, Payoff, RedisCache, connect
-from streamer.features import NoFeatures, RedisFeatures
+from streamer.cache import NearCache, Payoff, RedisCache
+from streamer.features import FIELDS_MAX, NoFeatures, RedisFeatures
+from streamer.redis_client import connect
 from streamer.testing import FakeCache, FakeFeatures, ManualClock
+
+
+def ignore(count: int) -> None:
+    """Bad values are another test's."""
 
 
 def near() -> NearCache:
@@ -20,7 +25,9 @@ def near() -> NearCache:
 def redis_cache(url: str, near_cache: NearCache | None = None, secret: bytes = b"s") -> RedisCache:
     client = connect(url, 1000)
     payoff = Payoff(lambda: 1.0)
-    return RedisCache(client, near_cache or near(), payoff, clock=ManualClock(), secret=secret, ttl_s=60.0)
+    return RedisCache(
+        client, near_cache or near(), payoff, clock=ManualClock(), secret=secret, ttl_s=60.0, bad_values=ignore
+    )
 
 
 CACHES: dict[str, Callable[[Any], Any]] = {
@@ -87,13 +94,18 @@ STORES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def filled(server: Any) -> RedisFeatures:
+def filled(server: Any, bad_values: Callable[[int], None] = ignore) -> RedisFeatures:
     worker = uuid.uuid4().hex
     client = server.client()
     client.hset(f"streamer:features:{worker}:known", mapping={"bonus": "2.5"})
     client.set(f"streamer:features:{worker}:garbage", "no hash")
     client.hset(f"streamer:features:{worker}:words", mapping={"bonus": "many"})
-    return RedisFeatures(connect(server.url, 1000), worker)
+    client.hset(f"streamer:features:{worker}:endless", mapping={"bonus": "inf"})
+    client.hset(f"streamer:features:{worker}:bytes", mapping={b"\xff": "1"})
+    client.hset(f"streamer:features:{worker}:long", mapping={"n" * 201: "1"})
+    client.hset(f"streamer:features:{worker}:many", mapping={str(number): "1" for number in range(FIELDS_MAX + 1)})
+    client.hset(f"streamer:features:{worker}:full", mapping={str(number): "1" for number in range(FIELDS_MAX)})
+    return RedisFeatures(connect(server.url, 1000), worker, ManualClock(), bad_values)
 
 
 @pytest.fixture(params=STORES)
@@ -107,6 +119,16 @@ def test_features_are_numbers_by_name_in_the_order_of_the_keys(store: Any) -> No
 
 def test_what_is_no_hash_of_numbers_is_no_features(store: Any) -> None:
     assert store.read_many(["garbage", "words", "known"]) == [{}, {}, {"bonus": 2.5}]
+
+
+def test_what_is_no_features_is_counted(redis_server: Any) -> None:
+    counts: list[int] = []
+    store = filled(redis_server, counts.append)
+    keys = ["garbage", "words", "endless", "bytes", "long", "many"]
+    assert store.read_many([*keys, "known", "unknown", "\ud800"]) == [{}] * 6 + [{"bonus": 2.5}, {}, {}]
+    assert counts == [6]
+    assert len(store.read_many(["full"])[0]) == FIELDS_MAX
+    assert counts == [6]
 
 
 def test_no_store_knows_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from streamer.clock import Deadline
 from streamer.committer import GRACE_S, ThreadCommitter
-from streamer.errors import Aborted, Internal, Unclear
+from streamer.errors import Aborted, Internal, Temporary, Unclear
 from streamer.testing import FakeCommitter, ManualClock
 
 
@@ -87,3 +87,19 @@ def test_one_that_does_not_come_back_is_left_behind_and_its_end_is_nobodys() -> 
     until_ended(committer)
     with pytest.raises(Internal, match="no commit has begun"):
         committer.ended(0)
+
+
+def test_a_machine_that_has_no_thread_left_ends_the_process_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    committer, clock = threads()
+    committed = []
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        with pytest.raises(Temporary, match="raise the limit of threads"):
+            committer.start(lambda: committed.append(1), Deadline(clock, 1))
+    assert committed == []
+    committer.start(lambda: None, Deadline(clock, 1))
+    until_ended(committer)

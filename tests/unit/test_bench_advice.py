@@ -103,7 +103,7 @@ def test_a_redis_is_named_but_cannot_be_tried() -> None:
     assert (redis.ready, base_of(redis, FACTS)) == (False, None)
     assert redis.why.endswith("; not tried")
     assert "cache.url" not in keys(repeats=0.1)
-    assert "cache.url" not in keys(repeats=0.4, settings=Settings(cache={"url": "redis://here"}))
+    assert "cache.url" not in keys(repeats=0.4, settings=Settings(cache={"url": "redis://localhost"}))
 
 
 def test_a_setting_is_held_against_the_run_that_speaks_for_it() -> None:

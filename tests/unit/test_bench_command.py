@@ -173,7 +173,7 @@ def test_nothing_suggested_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_child_is_told_all_settings_with_their_secrets_but_a_cache_of_its_own() -> None:
     mine = Settings(
-        cache={"url": SecretStr("redis://:pw@here"), "secret": "mine", "ttl_s": 60},
+        cache={"url": SecretStr("redis://:pw@localhost"), "secret": "mine", "ttl_s": 60},
         kafka={"client": {"sasl.password": "secret"}, "group_id": "mine"},
         delivery="at_least_once",
     )

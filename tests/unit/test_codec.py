@@ -36,7 +36,7 @@ BROKEN = {
     "truncated": (GOOD[:-5], Reason.NOT_JSON),
     "0xFF": (b"\xff" * 20, Reason.NOT_JSON),
     "0xFF in a string": (GOOD.replace(b'"one"', b'"\xff\xfe"'), Reason.NOT_JSON),
-    "deep": (DEEP, Reason.NOT_JSON),
+    "deep": (DEEP, Reason.TOO_DEEP),
     "huge": (b" " * 20_000 + GOOD, Reason.TOO_LARGE),
     "huge integer": (GOOD.replace(b'"number":1', b'"number":' + b"9" * 5000), Reason.NOT_JSON),
     "NaN literal": (GOOD.replace(b'"number":1', b'"number":NaN'), Reason.INVALID),

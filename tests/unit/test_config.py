@@ -222,3 +222,30 @@ def test_a_wrong_value_names_its_key(key: str, value: object) -> None:
 def test_settings_cannot_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().delivery = "at_least_once"
+
+
+@pytest.mark.parametrize("name", ["sasl.kerberos.principal", "sasl.kerberos.keytab", "sasl.kerberos.service.name"])
+def test_what_the_client_passes_to_a_shell_is_a_plain_name(name: str) -> None:
+    assert load(None, {"kafka.client": {name: "streamer/host.example@EXAMPLE.COM"}}).kafka.client
+    for evil in ('x" ; id', "$(id)", "a b", "`id`"):
+        assert "passes it to a shell" in problems(kafka__client={name: evil})
+
+
+def test_no_client_of_ours_makes_topics_or_sends_its_metrics() -> None:
+    config = client_config(Settings())
+    assert config["allow.auto.create.topics"] == "false"
+    assert config["enable.metrics.push"] == "false"
+
+
+def test_half_a_character_in_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by fuzzing: a variable that is not UTF-8 comes with lone surrogates."""
+    monkeypatch.setenv("STREAMER_KAFKA__GROUP_ID", "a\udc90")
+    assert "STREAMER_KAFKA__GROUP_ID" in problems()
+    monkeypatch.setenv("STREAMER_KAFKA__CLIENT", '{"security.\udcbc": "plaintext"}')
+    assert r"security.\udcbc: is not UTF-8; write it in UTF-8" in problems()
+
+
+def test_a_number_of_too_many_digits_is_no_toml(tmp_path: Path) -> None:
+    """Found by fuzzing: Python reads no integer of more than 4,300 digits."""
+    (tmp_path / "streamer.toml").write_text("[http]\nport = " + "1" * 5_000)
+    assert "is not TOML" in problems()

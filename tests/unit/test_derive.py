@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, computed_field, field_validator
 
 from schemas import Event, LeadEvent, LeadScore, TicketEvent, TicketRoute
-from streamer.derive import SHALLOW, Derived, as_model, decoder, derive
+from streamer.derive import WHOLE_MAX, Derived, as_model, decoder, derive
+from streamer.json_limits import DEPTH_MAX, opened
 from streamer.runner import Answers
 from workers.lead_scoring.worker import LeadScoring
 from workers.ticket_routing.worker import TicketRouting
@@ -104,7 +105,7 @@ def same(ours: BaseModel, theirs: BaseModel) -> bool:
 
 def check(value: bytes, read: Any = read, validate: Any = validate) -> bool:
     """Whether the derived type accepts; then pydantic must, and alike. What is plain is read alike by either way."""
-    if read is reads.careful and len(value) < SHALLOW and value.isascii():
+    if read is reads.careful and len(value) <= WHOLE_MAX and value.isascii() and opened(value) <= DEPTH_MAX:
         assert verdicts(value, reads.plain, read)[0] == verdicts(value, reads.careful, read)[0]
     ours, theirs = verdicts(value, read, validate)
     if ours is None:

@@ -11,17 +11,29 @@ ROOT = Path(__file__).parents[2]
 LAYERS = ["schemas", "streamer", "workers", "benchmarks", "tests"]
 ENGINE = [
     ["errors", "clock", "garbage", "stopwatch", "records"],
-    ["headers", "kafka_names", "settings", "config", "log", "metrics"],
+    [
+        "headers",
+        "json_limits",
+        "kafka_names",
+        "redis_url",
+        "settings",
+        "secret_files",
+        "config",
+        "pii",
+        "encryption",
+        "log",
+        "metrics",
+    ],
     ["derive", "manifest", "signatures", "models", "worker", "ports"],
     ["codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
-    ["producing", "source", "sink", "cache", "features", "graphs", "device", "runner"],
+    ["rights", "producing", "source", "sink", "redis_client", "cache", "features", "graphs", "device", "runner"],
     ["committer", "intake", "checkpoint", "dispatch", "watchdog", "health", "engine"],
     ["slot", "registry", "app"],
     ["testing"],
     ["demo", "bench", "cli"],
 ]
 ONE_HOME = {
-    "redis": {"cache", "features", "demo"},
+    "redis": {"redis_client", "cache", "features", "demo"},
     "faust": {"windows"},
     "prometheus_client": {"metrics", "health", "app", "testing", "demo", "bench"},
 }

@@ -5,36 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
+from streamer import manifest
 from streamer.errors import BadConfig
 from streamer.models import Description, Manifest, Model, find, write
-
-WEIGHTS = {"line": torch.arange(6, dtype=torch.float16).reshape(2, 3)}
-FILES = {"words.json": b'["a", "b"]'}
+from tests.model_folders import FILES, WEIGHTS, description, edit, flip, truncate
 
 
 class Sizes(BaseModel):
     width: int
-
-
-def description(**changes: object) -> Description:
-    fields: dict[str, object] = {
-        "name": "demo",
-        "input_schema": "LeadEvent",
-        "trained_on": 'a "quoted" name, a \\ and a line\nbreak: ü 😀',
-        "seed": 7,
-        "created": date(2024, 5, 1),
-        "metrics": {"roc_auc": 0.79, "loss": 1e-05},
-        "parameters": {"width": 8, "rate": 0.5, "kind": "small", "tied": True},
-    }
-    return Description.model_validate({**fields, **changes})
 
 
 @pytest.fixture
@@ -46,13 +32,6 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(models: Path) -> Path:
     return models / "demo" / "v1"
-
-
-def edit(folder: Path, old: str, new: str) -> None:
-    manifest = folder / "model.toml"
-    text = manifest.read_text()
-    assert old in text
-    manifest.write_text(text.replace(old, new))
 
 
 def replace_weights(folder: Path, content: bytes) -> None:
@@ -117,21 +96,9 @@ def test_a_worker_without_files_has_an_empty_model() -> None:
         model.parameters(Sizes)
 
 
-def truncate(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-
-
 def grow(folder: Path) -> None:
     with (folder / "model.safetensors").open("ab") as weights:
         weights.write(b"\0")
-
-
-def flip(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
 
 
 def link_weights(folder: Path) -> None:
@@ -178,6 +145,22 @@ def pipe(folder: Path) -> None:
         (link_weights, "a link is refused"),
         (link_version, "v1 is a symbolic link"),
         (link_model, "demo is a symbolic link"),
+        (lambda folder: (folder / "model.safetensors").chmod(0o666), r"chmod o-w .*model.safetensors"),
+        (lambda folder: (folder / "words.json").chmod(0o646), r"chmod o-w .*words.json"),
+        (lambda folder: folder.chmod(0o777), r"chmod o-w .*v1"),
+        (lambda folder: folder.parent.chmod(0o757), r"chmod o-w .*demo"),
+        (lambda folder: (folder / "model.pt").write_bytes(b""), "may be a pickle"),
+        (lambda folder: (folder / "Optimizer.PKL").write_bytes(b""), "may be a pickle"),
+        (lambda folder: edit(folder, '"words.json"', '"words.joblib"'), "may be a pickle"),
+        (
+            lambda folder: edit(folder, "header_bytes = 64", "header_bytes = 72"),
+            "header of 64 bytes, model.toml says 72",
+        ),
+        (lambda folder: edit(folder, "[2, 3]", "[3, 2]"), r"'line' is F16 \[2, 3\], not is F16 \[3, 2\]"),
+        (lambda folder: edit(folder, '"F16"', '"BF16"'), r"'line' is F16 \[2, 3\], not is BF16"),
+        (lambda folder: edit(folder, '"line"', '"lime"'), r"'lime' is missing, not is F16"),
+        (lambda folder: edit(folder, "shape = [2, 3]", f"shape = {[1] * 9}"), "tensors.line.shape"),
+        (lambda folder: edit(folder, "bytes = 84", f"bytes = {17 << 30}"), "is not a manifest: bytes"),
         (pipe, "is not a regular file"),
     ],
 )
@@ -195,6 +178,14 @@ def huge_header() -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
+def weights_of(header: str, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + data
+
+
+def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> str:
+    return json.dumps({"dtype": dtype, "shape": shape, "data_offsets": [start, end]})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -202,13 +193,24 @@ def huge_header() -> bytes:
         ((2**63).to_bytes(8, "little") + b"{}", "claims a header"),
         (huge_header(), "claims a header of 2097154 bytes"),
         ((4).to_bytes(8, "little") + b"junk", "is not a safetensors file"),
+        (weights_of("[" * 100_000), "is not a safetensors file"),
+        (weights_of('{"line": null}'), "is not a safetensors file"),
+        (weights_of('{"__metadata__": {"a": 1}}'), "is not a safetensors file"),
+        (weights_of(f'{{"line": {entry(0, 36, [9])}}}'), "'line' is not where|do not fill"),
+        (weights_of(f'{{"line": {entry(0, 8, [2])}, "line": {entry(0, 8, [2])}}}', b"\0" * 8), "is not a safetensors"),
+        (weights_of(f'{{"a": {entry(0, 8, [2])}, "b": {entry(4, 12, [2])}}}', b"\0" * 12), "'b' is not where"),
+        (weights_of(f'{{"a": {entry(0, 8, [2])}, "b": {entry(12, 20, [2])}}}', b"\0" * 20), "'b' is not where"),
+        (weights_of(f'{{"line": {entry(0, 8, [3])}}}', b"\0" * 8), "'line' is not where"),
+        (weights_of(f'{{"line": {entry(0, 8, [2])}}}', b"\0" * 9), "do not fill"),
+        (weights_of(f'{{"line": {entry(8, 0, [-2])}}}'), "no sensible shape"),
+        (weights_of(f'{{"line": {entry(0, 0, [0] * 9)}}}'), "no sensible shape"),
+        (weights_of(f'{{"line": {entry(0, 1, [1], "PICKLE")}}}', b"\0"), "is not a safetensors file"),
         (
-            (lambda header: len(header).to_bytes(8, "little") + header)(
-                json.dumps({"line": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
-            ),
-            "is not a safetensors file",
+            weights_of("{" + ", ".join(f'"t{n}": {entry(0, 0, [0])}' for n in range(10_001)) + "}"),
+            "has 10001 tensors",
         ),
     ],
+    ids=lambda value: str(value)[:30],
 )
 def test_weights_that_are_vouched_for_but_broken_are_refused(
     models: Path, folder: Path, content: bytes, message: str
@@ -216,7 +218,31 @@ def test_weights_that_are_vouched_for_but_broken_are_refused(
     replace_weights(folder, content)
 
     with pytest.raises(BadConfig, match=message):
-        find(models, "demo").tensors()
+        find(models, "demo")
+
+
+def test_what_a_group_may_write_is_no_matter(models: Path, folder: Path) -> None:
+    """With umask 002 every checkout is like that."""
+    for path in (folder.parent, folder, *folder.iterdir()):
+        path.chmod(path.stat().st_mode | stat.S_IWGRP)
+
+    assert find(models, "demo").version == "v1"
+
+
+def test_a_folder_that_is_swapped_while_it_is_read_changes_nothing(
+    models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = write(models / "evil", description(), {"line": WEIGHTS["line"] + 1}, FILES)
+    honest = manifest.parse
+
+    def swap(text: bytes) -> Manifest:
+        folder.rename(folder.parent / "elsewhere")
+        evil.rename(folder)
+        return honest(text)
+
+    monkeypatch.setattr(manifest, "parse", swap)
+
+    assert torch.equal(find(models, "demo").tensors()["line"], WEIGHTS["line"])
 
 
 @pytest.mark.parametrize(
@@ -274,9 +300,16 @@ def test_a_file_name_with_a_folder_cannot_be_written(tmp_path: Path, name: str) 
         find(tmp_path, "demo")
 
 
-@pytest.mark.parametrize("name", ["model.toml", "model.safetensors"])
+@pytest.mark.parametrize("name", ["model.toml", "model.safetensors", "model.sig"])
 def test_an_extra_file_cannot_take_the_place_of_the_model(models: Path, name: str) -> None:
     fields = find(models, "demo").manifest
     assert fields is not None
     with pytest.raises(ValidationError, match="may not be listed"):
         Manifest.model_validate({**fields.model_dump(), "files": {name: "0" * 64}})
+
+
+def test_a_tensor_may_have_any_name(tmp_path: Path) -> None:
+    """Found by fuzzing: a name beyond 16 bits was written as two halves, which is no TOML."""
+    write(tmp_path, description(), {"weight\x7f 😀": WEIGHTS["line"]}, {})
+
+    assert list(find(tmp_path, "demo").tensors()) == ["weight\x7f 😀"]

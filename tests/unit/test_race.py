@@ -261,7 +261,9 @@ def test_streamer_runs_the_worker_of_the_benchmark_with_its_settings(tmp_path: P
 
 def test_a_cached_run_finds_nothing_of_the_run_before(tmp_path: Path):
     said = words(CachedStreamer("ours", Text, "at_least_once", 1).start(job(tmp_path)))
-    assert {"cache.url=redis://host:2", "cache.secret=group"} < set(said)
+    secret = tmp_path / "cache.secret"
+    assert {"cache.url=redis://host:2", f"cache.secret_file={secret}"} < set(said)
+    assert secret.read_text() == "group"
 
 
 def test_every_run_of_a_module_has_a_topic_of_its_own():

@@ -1,0 +1,123 @@
+"""Who is refused, and why, in the words of who can mend it: a right that is missing, a password, a certificate.
+
+What the client says names neither the right nor the file; so a refused reader or writer asks the broker and says it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
+
+GRANT = "grant it to this user (deploy/acls.sh lists every right)"
+NO_TOPIC = "make the topics: streamer topics apply"
+TOKEN = ("OAUTHBEARER token", "OIDC token")
+PASSING = ("Local: ", "Disconnected", "timed out", "Timed out")
+"""A broker that goes away in the middle of saying who one is, is no refusal."""
+OF_CERTIFICATES = (
+    "bad certificate",
+    "certificate",
+    "unsupported certificate",
+    "unknown ca",
+    "access denied",
+    "handshake failure",
+)
+"""Alerts of TLS (RFC 8446, 6.2) that time does not cure, as OpenSSL writes them."""
+PROBE_S = 2.0
+
+Forbidden = Callable[[Mapping[str, Any], Sequence[str], float], str]
+"""Which right to write to these topics is missing; nothing when that is not what is wrong."""
+
+
+def needs(operation: str, resource: str, name: str) -> str:
+    """What to grant."""
+    return f"needs {operation} on {resource} {name}; {GRANT}"
+
+
+def forbidden(config: Mapping[str, Any], topics: Sequence[str], timeout_s: float, operation: str = "WRITE") -> str:
+    """Which of `topics` do not allow `operation` to the client of `config`, as the broker sees it; nothing when all do,
+    or it does not say.
+
+    A failed delivery does not say which topic was refused, and a callback for each message would cost too much.
+    """
+    if not topics:
+        return ""
+    own = {name: value for name, value in config.items() if not callable(value) and name not in ("logger", "error_cb")}
+    try:
+        client = AdminClient({**own, "log_level": 0})  # a name of its own: thrown away, it answers nothing
+        asked = client.describe_topics(
+            TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=timeout_s
+        )
+        missing = [topic for topic, answer in asked.items() if not _allows(answer, operation, timeout_s)]
+    except (KafkaException, TimeoutError):
+        return ""
+    return "; ".join(needs(operation, "topic", topic) for topic in missing)
+
+
+def _allows(answer: Any, operation: str, timeout_s: float) -> bool:
+    try:
+        allowed = answer.result(timeout_s).authorized_operations
+        return not allowed or AclOperation[operation] in allowed  # a broker of another kind says none
+    except KafkaException as error:
+        return bool(error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED)
+
+
+def is_token(said: str) -> bool:
+    """Whether it is the token server that refuses, or does not answer: who has a token can go on for a while."""
+    return any(word in said for word in TOKEN)
+
+
+def refused(said: str, client: Mapping[str, Any]) -> str | None:
+    """What is wrong with who we say we are, or with who the broker is, and the cure; None when it is something else.
+
+    `said` is the text of librdkafka's error, `client` its settings.
+    """
+    if is_token(said):
+        return f"no token: {said}; see sasl.oauthbearer.client.id and .secret, token.endpoint.url and https.ca.location"
+    if any(word in said for word in PASSING):
+        return None
+    if "SASL" in said:
+        if "mechanism" in said and "Unsupported" in said:
+            return f"{said}; set sasl.mechanisms to one of these"
+        return (
+            f"{said}; mend sasl.username and sasl.password (or its file, sasl.password_file) in [kafka.client], or "
+            "give the broker this user"
+        )
+    if "certificate verify failed" in said:
+        return f"the broker's certificate is not accepted: {_why_not_verified(said, client)}"
+    if "SSL routines" in said and any(f"alert {word}" in said for word in OF_CERTIFICATES):
+        return (
+            f"the broker does not accept our certificate ({said}); set ssl.certificate.location and ssl.key.location "
+            "to one that it knows and that has not expired"
+        )
+    return None
+
+
+def _why_not_verified(said: str, client: Mapping[str, Any]) -> str:
+    """librdkafka does not tell an unknown authority from a wrong name: look at the certificate again."""
+    host, _, port = said.partition("://")[2].partition("/")[0].rpartition(":")
+    cure = "set ssl.ca.location to the authority that signed it, and kafka.bootstrap_servers to a name that is in it"
+    try:
+        context = ssl.create_default_context(cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem"))
+        address = host.strip("[]"), int(port)
+        with (
+            socket.create_connection(address, PROBE_S) as line,
+            context.wrap_socket(line, server_hostname=address[0]),
+        ):
+            return f"{said}; {cure}"
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            return f"{host}:{port}: {error.verify_message}; renew the broker's certificate, or set this machine's clock"
+        if error.verify_code in _OTHER_NAME:
+            return f"{error.verify_message}; set kafka.bootstrap_servers, or the broker's listeners, to a name in it"
+        return f"{host}:{port}: {error.verify_message}; set ssl.ca.location to the authority that signed it"
+    except (OSError, ValueError):
+        return f"{said}; {cure}"
+
+
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
