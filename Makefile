@@ -6,7 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types guard format bench peers lock clean
+.PHONY: help setup demo test faults soak simulate fuzz lint types guard format bench peers lock sbom audit clean
+HOURS ?= 1
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +20,22 @@ demo: setup ## Score a stream of events on this machine, with nothing else insta
 
 test: setup ## Run all tests, against real Kafka and real Redis
 	@$(BIN)/pytest
+
+faults: setup ## The fault matrix at length, on brokers that die (FAST=1: the cut that make test includes)
+ifdef FAST
+	@$(BIN)/pytest $$($(BIN)/python -m tests.faults.matrix)
+else
+	@$(BIN)/python -m tests.faults
+endif
+
+soak: setup ## Half load with mixed faults for HOURS=1, and what grows meanwhile
+	@$(BIN)/python -m tests.faults.soak --hours $(HOURS)
+
+simulate: setup ## 50,000 seeded schedules of faults against a model of broker and group
+	@$(BIN)/python -m tests.simulation
+
+fuzz: setup ## Two minutes of broken input to everything that reads some (all: python -m tests.fuzz --help)
+	@$(BIN)/python -m tests.fuzz --seconds 120
 
 lint: setup ## Check style
 	@$(BIN)/ruff check
@@ -43,6 +60,16 @@ peers: setup ## Install the peers of the benchmark, each in an environment of it
 lock: setup ## Resolve pyproject.toml into requirements.lock again
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-header --quiet -o requirements.lock
+
+sbom: setup ## List all parts with their hashes in dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file dist/sbom.cdx.json 2>/dev/null
+	@echo "dist/sbom.cdx.json"
+
+audit: setup ## Look for known holes in the locked packages (needs a network)
+	@$(BIN)/pip-audit -r requirements.lock --require-hashes --disable-pip --strict --progress-spinner off || \
+		{ echo "a hole was found, or the service that knows them could not be asked: see above" >&2; exit 1; }
 
 clean: ## Remove caches and builds; .venv stays, for it is slow to make again
 	@rm -rf .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
