@@ -18,13 +18,14 @@ setup: $(READY) ## Create .venv with exactly the locked packages (PYTHON=... pic
 demo: setup ## Score a stream of events on this machine, with nothing else installed
 	@$(BIN)/streamer demo
 
-test: setup ## Run all tests, against real Kafka and real Redis
-	@$(BIN)/pytest
+test: setup ## Run the tests, against real Kafka and real Redis (the slowest faults are in make faults)
+	@$(BIN)/pytest -m "not slow"
 
 faults: setup ## The fault matrix at length, on brokers that die (FAST=1: the cut that make test includes)
 ifdef FAST
-	@$(BIN)/pytest $$($(BIN)/python -m tests.faults.matrix)
+	@$(BIN)/pytest -m "not slow" $$($(BIN)/python -m tests.faults.matrix)
 else
+	@$(BIN)/pytest -m slow
 	@$(BIN)/python -m tests.faults
 endif
 

@@ -79,6 +79,9 @@ class Counter:
     def recover(self, deadline: Deadline) -> None:
         """Nothing is ever unclear."""
 
+    def serve(self) -> None:
+        """No client."""
+
     def forget(self, partitions: Sequence[int]) -> None:
         """Nothing is kept."""
 

@@ -95,7 +95,7 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     finally:
         watchdog.close()
         server.close()
-    log.info("stopped: everything in flight is committed")
+    log.info("stopped")
 
 
 def serve(engine: Engine) -> None:
@@ -108,7 +108,7 @@ def serve(engine: Engine) -> None:
         engine.run()
     except Exit:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a model's library may call sys.exit
         log.exception("unexpected error")
         raise Internal(f"unexpected {type(error).__name__}: a bug; its stack is in the log") from None
 
@@ -254,7 +254,8 @@ def _attempts(group: str, replica: str) -> Attempts:
         return Attempts(FileStore(slot.file(group, f"{replica}.attempts")))
     except OSError as error:  # a full disk, say: no reason not to serve
         log.error(
-            "no attempt file: a record that kills the process will not be found out; free the disk or set TMPDIR",
+            "no attempt file: a record that kills the process will not be found out; free the disk or set TMPDIR, "
+            "and give each replica its own kafka.slot",
             error=str(error),
         )
         return Attempts(MemoryStore())

@@ -7,6 +7,7 @@ becomes a dead letter. Message queues count deliveries for this end; Kafka does 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import zlib
@@ -25,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 DEATHS_TILL_ALONE = 2
 DEATHS_ALONE_MAX = 2
-FILE_BYTES = 1 << 18
-FOUND_MAX = 10_000
+FILE_BYTES = 1 << 21
+FOUND_MAX = 50_000
 """Records that are remembered: two batches of any sensible size, of a few deaths."""
 
 
@@ -50,8 +51,15 @@ class Deaths(msgspec.Struct, array_like=True):
 class Marks(msgspec.Struct, array_like=True):
     """What is on the device now, and what was when predecessors died."""
 
-    out: list[OnDevice] = msgspec.field(default_factory=list)
-    found: list[Deaths] = msgspec.field(default_factory=list)
+    out: list[OnDevice]
+    found: list[Deaths]
+
+
+class Written(msgspec.Struct, array_like=True):
+    """The same, as it is written: what was found changes seldom, and is encoded once."""
+
+    out: list[OnDevice]
+    found: msgspec.Raw
 
 
 class Store(Protocol):
@@ -63,18 +71,31 @@ class Store(Protocol):
     def write(self, content: bytes) -> None:
         """Replace it. Never raises, and costs microseconds."""
 
+    def reading(self, on: bool) -> None:
+        """Whether the owner thread is at records that are not on the device yet: a death then says nothing of it."""
+
+    def was_reading(self) -> bool:
+        """What `reading` was told last."""
+
 
 class MemoryStore:
     """Marks that end with the process: for tests, and where no file can be had."""
 
     def __init__(self) -> None:
         self._content = b""
+        self._reading = False
 
     def read(self) -> bytes:
         return self._content
 
     def write(self, content: bytes) -> None:
         self._content = content
+
+    def reading(self, on: bool) -> None:
+        self._reading = on
+
+    def was_reading(self) -> bool:
+        return self._reading
 
 
 class FileStore:
@@ -84,12 +105,13 @@ class FileStore:
         """Open or make the file.
 
         Raises:
-            OSError: it cannot be had; a full disk shows here, not later.
+            OSError: it cannot be had, or another process has it; a full disk shows here, not later.
         """
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(handle, 0, FILE_BYTES)  # else a disk that fills up kills us at a write, by SIGBUS
-            self._map = mmap.mmap(handle, FILE_BYTES)
+            self._map = mmap.mmap(handle, FILE_BYTES)  # has a handle of its own, which keeps the lock
         finally:
             os.close(handle)
 
@@ -99,10 +121,16 @@ class FileStore:
         return content if zlib.crc32(content) == checksum else b""
 
     def write(self, content: bytes) -> None:
-        if len(content) > FILE_BYTES - 8:  # thousands of partitions in one batch
+        if len(content) > FILE_BYTES - 9:  # batches of a hundred thousand
             content = b""
         head = len(content).to_bytes(4, "big") + zlib.crc32(content).to_bytes(4, "big")
         self._map[: 8 + len(content)] = head + content
+
+    def reading(self, on: bool) -> None:
+        self._map[-1] = on
+
+    def was_reading(self) -> bool:
+        return bool(self._map[-1])
 
 
 class Attempts:
@@ -112,8 +140,9 @@ class Attempts:
         self._store = store
         self._encode = msgspec.msgpack.Encoder().encode
         self._out: list[OnDevice] = []
-        self._found = _remembered(store.read())
-        self._save()
+        self._found = _remembered(store.read(), store.was_reading())
+        self._keep()
+        store.reading(False)
 
     def begin(self, items: Sequence[Item], alone: bool) -> None:
         """These go to the device, behind what is there already."""
@@ -146,10 +175,15 @@ class Attempts:
         if not self._found:
             return
         ends = {item.record.partition: item.record.offset for item in items}
-        self._found = {
-            place: deaths for place, deaths in self._found.items() if deaths.offset > ends.get(deaths.partition, -1)
-        }
-        self._save()
+        if ends.keys() & self._partitions:
+            self._found = {
+                place: deaths for place, deaths in self._found.items() if deaths.offset > ends.get(deaths.partition, -1)
+            }
+            self._keep()
+
+    def reading(self, on: bool) -> None:
+        """The owner thread is at records that are not on the device yet: a death is not the device's."""
+        self._store.reading(on)
 
     def _known(self, items: Iterable[Item]) -> list[tuple[Item, Deaths]]:
         if not (found := self._found):
@@ -157,25 +191,31 @@ class Attempts:
         places = ((item, (item.record.partition, item.record.offset)) for item in items)
         return [(item, found[place]) for item, place in places if place in found]
 
+    def _keep(self) -> None:
+        self._partitions = {partition for partition, _ in self._found}
+        self._kept = msgspec.Raw(self._encode(list(self._found.values())))
+        self._save()
+
     def _save(self) -> None:
-        self._store.write(self._encode(Marks(self._out, list(self._found.values()))))
+        self._store.write(self._encode(Written(self._out, self._kept)))
 
 
-def _remembered(content: bytes) -> dict[tuple[int, int], Deaths]:
-    """What is known of former deaths, the last one counted in."""
+def _remembered(content: bytes, was_reading: bool) -> dict[tuple[int, int], Deaths]:
+    """What is known of former deaths, the last one counted in unless the device had no part in it."""
     try:
-        marks = msgspec.msgpack.decode(content, type=Marks) if content else Marks()
+        marks = msgspec.msgpack.decode(content, type=Marks) if content else Marks([], [])
     except msgspec.MsgspecError:  # of another version of ours
         return {}
     found = {(deaths.partition, deaths.offset): deaths for deaths in marks.found}
-    for batch in marks.out:
+    out = [] if was_reading else marks.out
+    for batch in out:
         for place in zip(batch.partitions, batch.offsets, strict=False):
             deaths = found.pop(place, None) or Deaths(*place)  # to the end: the oldest are forgotten first
             found[place] = Deaths(*place, deaths.together + (not batch.alone), deaths.alone + batch.alone)
-    if marks.out:
+    if out:
         log.warning(
             "the last process died with records on the device",
-            records=sum(len(batch.offsets) for batch in marks.out),
+            records=sum(len(batch.offsets) for batch in out),
             run_alone_now=sum(d.alone > 0 or d.together >= DEATHS_TILL_ALONE for d in found.values()),
             dead_letters_now=[f"{d.partition}/{d.offset}" for d in found.values() if d.alone >= DEATHS_ALONE_MAX],
         )

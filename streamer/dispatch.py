@@ -23,6 +23,7 @@ class Dispatch:
         self._attempts = attempts
         self._clock = clock
         self._alone: deque[tuple[float, Item]] = deque()
+        self._lone = False  # is one of them on the device?
 
     def __len__(self) -> int:
         """Items that wait for the device."""
@@ -40,7 +41,7 @@ class Dispatch:
         """Give the runner what is ready. While suspects wait nothing else goes, and each of them goes by itself: a
         death then tells which it was."""
         runner = self._runner
-        while (out := runner.out()) < runner.slots:
+        while not self._lone and (out := runner.out()) < runner.slots:
             now = self._clock.now()
             if self._alone:
                 if out:
@@ -54,7 +55,8 @@ class Dispatch:
                 batch = self._batcher.take(now, reason)
             wanted = [item for item in batch.items if not item.lane.gone or item.followers]
             if wanted:
-                self._attempts.begin(wanted, alone=batch.reason == Release.ALONE)
+                self._lone = batch.reason == Release.ALONE
+                self._attempts.begin(wanted, alone=self._lone)
                 runner.submit(msgspec.structs.replace(batch, items=wanted))
 
     def finished(self, timeout_s: float) -> list[BatchResult]:
@@ -62,4 +64,5 @@ class Dispatch:
         results = self._runner.finished(timeout_s)
         for _ in results:
             self._attempts.end()
+            self._lone = False
         return results

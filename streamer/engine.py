@@ -136,9 +136,9 @@ class Engine:
             # Nothing half done may be committed any more: the client calls `revoked` even while it is thrown away.
             with suppress(Exit):  # of a commit that was out: this error came first
                 self._forget(self._ledger.partitions())
+            if not isinstance(error, DeviceFailed):
+                self._parts.attempts.clear()  # it was not the batch on the device
             if isinstance(error, Exit):
-                if not isinstance(error, DeviceFailed):
-                    self._parts.attempts.clear()
                 with suppress(Exit):  # of a callback, kept until the client returned: this error came first
                     self._parts.source.close()  # leave the group at once
             raise
@@ -156,11 +156,14 @@ class Engine:
         items = self._ledger.open(records)
         items = self._condemn(items)
         lap("open")
+        self._parts.attempts.reading(True)  # what dies here is not on the device
         items = self._intake.decode(items)
         lap("decode")
         items = self._intake.read_features(items)
         lap("features")
         items = self._intake.look_up(items)
+        self._parts.attempts.reading(False)
+        self._parts.health.beat()
         lap("look up")
         self._enqueue(items)
         self._dispatch.submit()
@@ -186,7 +189,8 @@ class Engine:
         self._parts.runner.close(deadline)
         self._parts.sink.close(deadline)
         self._parts.cache.close()
-        self._parts.attempts.clear()
+        if not self._parts.runner.out():  # what hangs there when time is up is under suspicion
+            self._parts.attempts.clear()
 
     # -- the group moves partitions: called from inside Source.poll and Source.close
 
@@ -356,6 +360,7 @@ class Engine:
         if now - self._lag_at >= LAG_EVERY_S:
             self._lag_at = now
             in_flight = len(self._ledger) + len(self._checkpoint)
+            parts.sink.serve()
             parts.garbage.collect(now, in_flight)
             parts.metrics.depth(len(self._dispatch), in_flight)
             state, errors = parts.cache.circuit()

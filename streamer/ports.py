@@ -91,6 +91,9 @@ class Sink(Protocol):
     def recover(self, deadline: Deadline) -> None:
         """After `Unclear`: a new producer, after which no straggler of the old one can happen. Raises `Wait`."""
 
+    def serve(self) -> None:
+        """Let the client say what it has to, which would pile up where nothing is sent. May be called at any time."""
+
     def forget(self, partitions: Partitions) -> None:
         """Drop what was written for these source partitions and not confirmed."""
 

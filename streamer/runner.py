@@ -24,13 +24,16 @@ from streamer import device as devices
 from streamer.clock import Deadline
 from streamer.derive import Origin, derive
 from streamer.device import Device, Launched, open_device
-from streamer.errors import DeviceFailed, Internal, Reason, Reject
+from streamer.errors import DeviceFailed, Exit, Internal, Reason, Reject
 from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
 from streamer.stopwatch import Stopwatch
 from streamer.worker import Features, Tensors, Worker, overrides
 
 STUCK_S = 60.0
 """A batch takes seconds; one that takes this long never ends, and only a new process helps."""
+
+PAUSED_S = 1.0
+"""The owner asks many times a second; a longer gap says that nobody ran, or that a commit was waited for."""
 
 POLL_S, POLL_MAX_S = 0.00005, 0.001
 """How long the thread looks away from a computing batch for the next: it cannot wait for both. Ever longer, so that
@@ -277,7 +280,7 @@ class ThreadRunner:
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
         self._out = 0
-        self._heard = 0.0
+        self._heard = self._asked = 0.0
         self._thread = threading.Thread(target=self._serve, name="runner", daemon=True)
 
     def start(self) -> None:
@@ -291,12 +294,16 @@ class ThreadRunner:
         if self._out >= self.slots:
             raise Internal(f"the runner has {self._out} batches out and takes no more")
         if not self._out:
-            self._heard = time.monotonic()
+            self._heard = self._asked = time.monotonic()
         self._out += 1
         self._inbox.put(batch)
 
     def finished(self, timeout_s: float) -> list[BatchResult]:
         results: list[BatchResult] = []
+        now = time.monotonic()
+        if now - self._asked > PAUSED_S:  # this process was stopped, and the batch with it
+            self._heard += now - self._asked
+        self._asked = now
         while self._out:
             try:
                 result = self._outbox.get(timeout=timeout_s) if timeout_s > 0 else self._outbox.get_nowait()
@@ -329,8 +336,10 @@ class ThreadRunner:
                     second = self._meanwhile(first)
                     self._end(first)
                     first = second
-        except BaseException as error:  # a thread must not die in silence: the owner raises it
+        except Exit as error:  # a thread must not die in silence: the owner raises it
             self._outbox.put(error)
+        except BaseException as error:  # sys.exit in a model's library, say, is no end of ours
+            self._outbox.put(DeviceFailed(f"the model ended its thread with {type(error).__name__}; start again"))
 
     def _meanwhile(self, first: Begun) -> Begun | None:
         """The next batch, begun, if it comes while the first computes."""

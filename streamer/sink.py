@@ -14,10 +14,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, Refused, Temporary, Unclear, Unreachable, Wait
+from streamer.line import EVERY_MS, RETRY_MAX_MS, RETRY_MS, SHORTEST_REST, Line
 from streamer.ports import Commit, Source
 from streamer.producing import COMMON, CURES, UNSENT, MakeProducer, Partitions, abort, made, produce
 from streamer.records import Message, Positions
-from streamer.rights import Forbidden, forbidden, needs, refused
+from streamer.rights import Forbidden, forbidden, is_token, needs, refused
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +30,8 @@ DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
 """What a transaction says when messages of it were not taken: not which, and the second not even why."""
 TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
-RETRY_MS = 500
-"""How long the client rests, less a fifth at most, before it sends a request again whose answer was lost. It does not
-tell us that it did: nothing is reported of the coordinator's connection. So it rests longer than a request takes."""
-RETRY_MAX_MS = 1000
-SHORTEST_REST = 0.75
+RIVAL_S = 10.0
+"""Fenced twice within this time, it is another process; once may be a late request, as when a coordinator moves."""
 
 
 def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
@@ -79,6 +77,7 @@ class TransactionalSink:
             "message.timeout.ms": timeout_ms,  # a longer one is refused: no message outlives its transaction
             "retry.backoff.ms": str(retry_ms),
             "retry.backoff.max.ms": str(max(retry_ms, int(config.get("retry.backoff.max.ms", RETRY_MAX_MS)))),
+            "statistics.interval.ms": str(EVERY_MS),
             "error_cb": self._on_error,
             "logger": logging.getLogger("librdkafka"),
         }
@@ -89,6 +88,7 @@ class TransactionalSink:
         self._clock = clock
         self._make_producer = make_producer
         self._forbidden = asked
+        self._accepted = False  # has the broker ever let us in?
         self._identity: str | None = None  # why the broker, or we, do not accept the other
         self._partitions = Partitions()
         self._messages: list[Message] = []
@@ -97,6 +97,9 @@ class TransactionalSink:
         self._open_since: float | None = None
         self._producer: Any = None
         self._disturbed = False
+        self._line = Line()
+        self._fenced_at = float("-inf")
+        self._slow_at: float | None = None  # when a request ended that may have been sent twice
 
     def write(self, messages: Sequence[Message]) -> None:
         self._messages += messages
@@ -134,7 +137,7 @@ class TransactionalSink:
 
     def _open(self, deadline: Deadline) -> tuple[Any, float]:
         """Have all that is begun in a transaction; its producer, and when it was opened."""
-        if self._open_since is None and (self._producer is None or self._disturbed):
+        if self._open_since is None and not self._line_held():
             self.recover(deadline)
         producer, began = self._producer, self._open_since
         started = self._clock.now() if began is None else began
@@ -164,22 +167,33 @@ class TransactionalSink:
 
     @contextmanager
     def _once(self) -> Iterator[None]:
-        """Was this request sent once? If it took as long as the client rests before it sends one again, the first copy
+        """Was this request sent once? If it took as long as the client rests before it sends one again, a first copy
         may still be on its way, and would move the positions or the end of the next transaction of this producer."""
         began = self._clock.now()
         try:
             yield
         finally:
-            if (took_s := self._clock.now() - began) >= self._retried_s:
-                log.info("a transaction's request may have been sent twice; a new producer follows", seconds=took_s)
-                self._disturbed = True
+            now = self._clock.now()
+            if now - began >= self._retried_s:
+                self._slow_at = now
+
+    def _line_held(self) -> bool:
+        """Whether this producer may begin another transaction: no request of it can still be on its way."""
+        slow_at, self._slow_at = self._slow_at, None
+        if self._producer is None or self._disturbed:
+            return False
+        if slow_at is None or self._line.held(self._producer, slow_at, self._clock):
+            return True
+        log.info("a request of a transaction may have been sent twice; a new producer follows")
+        return False
 
     def recover(self, deadline: Deadline) -> None:
         self._open_since, self._sent = None, 0
         if self._producer is not None:
             self._producer.purge()
-        self._producer = self._identity = None
-        producer = made(self._make_producer, self._config)
+        self._producer = self._identity = self._slow_at = None
+        self._line = Line()
+        producer = made(self._make_producer, {**self._config, "stats_cb": self._line.told})
         try:
             producer.init_transactions(deadline.left(at_least=0.5))
         except KafkaException as error:
@@ -188,12 +202,12 @@ class TransactionalSink:
                 raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}") from error
             with suppress(KafkaException):
                 producer.poll(0)  # hear what was wrong: the time-out says nothing of it
-            if self._identity is not None:
+            if self._identity is not None and not (self._accepted and is_token(self._identity)):
                 raise Unreachable(f"cannot begin: {self._identity}") from error
             raise Unclear(f"no transaction coordinator: {failure.str()}") from error
         self._producer = producer
         self._partitions.doubt()
-        self._disturbed = False
+        self._accepted, self._disturbed = True, False
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = _without(self._messages, partitions)
@@ -201,6 +215,11 @@ class TransactionalSink:
         if self._open_since is not None and len(kept) < len(self._begun):
             self._roll_back("some of its partitions were given up", Deadline(self._clock, ROLL_BACK_S))
         self._begun = kept
+
+    def serve(self) -> None:
+        if self._producer is not None:
+            with suppress(KafkaException):  # whoever uses it next is told
+                self._producer.poll(0)
 
     def close(self, deadline: Deadline) -> None:
         """What is open was not committed in time, and must not hold up who reads the topics."""
@@ -226,11 +245,12 @@ class TransactionalSink:
         """Turn what a transactional call said into what to do about it. Always raises."""
         said = f"transaction: {error.str()}"
         if error.code() == KafkaError._FENCED and took_s < self._timeout_s:
-            # Not our own timeout, so somebody else began with this id; fighting back would fence them in turn.
-            raise Temporary(
-                f"another process uses this replica's transactional id {self._config['transactional.id']}; "
-                "give each replica its own kafka.slot"
-            )
+            before_s, self._fenced_at = self._clock.now() - self._fenced_at, self._clock.now()
+            if before_s < RIVAL_S:  # fighting back would fence them in turn
+                raise Temporary(
+                    f"another process uses this replica's transactional id {self._config['transactional.id']}; "
+                    "give each replica its own kafka.slot"
+                )
         if error.txn_requires_abort() or error.code() in UNSENT:
             with self._once():
                 abort(producer, said, deadline, lambda: self._cure(error.code(), deadline))
@@ -336,6 +356,9 @@ class AtLeastOnceSink:
     def _take_refused(self) -> list[tuple[Message, KafkaError]]:
         """One by one: a flush that was left behind may add to them meanwhile, and what it adds must not get lost."""
         return [self._refused.popleft() for _ in range(len(self._refused))]
+
+    def serve(self) -> None:
+        self._producer.poll(0)
 
     def close(self, deadline: Deadline) -> None:
         self._producer.flush(deadline.left())

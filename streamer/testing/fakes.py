@@ -204,6 +204,9 @@ class FakeSink:
     def recover(self, deadline: Deadline) -> None:
         self._needs_recovery = False
 
+    def serve(self) -> None:
+        """Nothing piles up."""
+
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = [message for message in self._messages if message.partition not in partitions]
         self._begun = [message for message in self._begun if message.partition not in partitions]

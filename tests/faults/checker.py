@@ -36,6 +36,7 @@ class Output:
     event_id: str = ""
     double: float = 0.0
     prediction_id: str = ""
+    offset: int = -1
 
 
 @dataclass

@@ -25,6 +25,11 @@ class WorkerProcess:
         self._process = _CONTEXT.Process(target=worker_main.main, args=(plan,), daemon=True)
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Of the operating system."""
+        return self._process.pid or 0
+
     def signal(self, number: int) -> None:
         """Send a signal, unless the process is gone."""
         if self.alive():
@@ -43,6 +48,12 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether it runs or is frozen."""
         return self._process.is_alive()
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it has used so far, in all its threads."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def frozen(self) -> bool:
         """Whether it has been stopped by SIGSTOP."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
@@ -14,13 +15,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.topics import dead_letters
 from streamer import headers
 from tests.faults.checker import Input, Outcome, Output, Report, check
 from tests.faults.process import WorkerProcess
 from tests.faults.worker_main import Plan
-from tests.services import Kafka, create_topic, end_offsets, read_topic, unique
+from tests.services import Cluster, Kafka, create_topic, end_offsets, read_topic, unique
 
 T = TypeVar("T")
 
@@ -33,30 +35,37 @@ PROTOCOLS: Mapping[str, Mapping[str, str]] = {"classic": CLASSIC, "consumer": CO
 
 
 class Stream:
-    """Writes `rate` events a second from `__enter__` to `finish`; one event in `broken_every` cannot be answered."""
+    """Writes `rate` events a second from `__enter__` to `finish`; one event in `broken_every` cannot be answered.
+    Its workers reach the broker at `via`, if that is not its own address. Reading a topic may take `read_s`."""
 
     def __init__(
         self,
-        kafka: Kafka,
+        kafka: Kafka | Cluster,
         folder: Path,
         *,
         protocol: str = "classic",
         partitions: int = 6,
         rate: int = 600,
         broken_every: int = 0,
+        via: str = "",
+        read_s: float = 30,
     ) -> None:
         self.kafka = kafka
+        self.via = via or kafka.bootstrap
         self.group = unique("faults")
         self.source = create_topic(kafka.bootstrap, f"{self.group}.events.v1", partitions)
         self.target = create_topic(kafka.bootstrap, f"{self.group}.doubles.v1", partitions)
         self.dead_letters = create_topic(kafka.bootstrap, dead_letters(self.source), partitions)
+        self.protocol = protocol
         self._client = PROTOCOLS[protocol]
-        self._count = partitions
+        self.partitions = partitions
         self._folder = folder
         self._rate = rate
+        self._read_s = read_s
         self._broken_every = broken_every
         self._workers: list[WorkerProcess] = []
         self._numbers = itertools.count()
+        self._trimmed: dict[tuple[str, int], int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._produce, daemon=True)
         self._reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": self.group, "log_level": 0})
@@ -75,10 +84,17 @@ class Stream:
             worker.kill()
         self._reader.close()
 
-    def start(self, slot: str = "a", *, client: Mapping[str, str] | None = None, **options: Any) -> WorkerProcess:
+    def start(
+        self,
+        slot: str = "a",
+        *,
+        client: Mapping[str, str] | None = None,
+        process: type[WorkerProcess] = WorkerProcess,
+        **options: Any,
+    ) -> WorkerProcess:
         """Start a worker; `options` are those of `Plan`."""
         plan = Plan(
-            bootstrap=self.kafka.bootstrap,
+            bootstrap=self.via,
             group=self.group,
             source=self.source,
             target=self.target,
@@ -87,13 +103,13 @@ class Stream:
             client={**self._client, **(client or {})},
             **options,
         )
-        worker = WorkerProcess(plan)
+        worker = process(plan)
         self._workers.append(worker)
         return worker
 
     def committed(self) -> dict[int, int]:
         """The group's position in every partition; 0 where there is none."""
-        partitions = [TopicPartition(self.source, number) for number in range(self._count)]
+        partitions = [TopicPartition(self.source, number) for number in range(self.partitions)]
         found = patiently(lambda: self._reader.committed(partitions, timeout=60))
         return {one.partition: max(0, one.offset) for one in found}
 
@@ -108,7 +124,7 @@ class Stream:
 
     def catch_up(self, timeout_s: float = 60) -> float:
         """Wait until all that is written now is answered. Returns the seconds that it took."""
-        ends, began = self.ends(), time.monotonic()
+        began, ends = time.monotonic(), self.ends()  # a broker that is away may take long to say
         self._wait(
             lambda: all(self.committed()[number] >= end for number, end in ends.items()), timeout_s, f"up to {ends}"
         )
@@ -116,24 +132,44 @@ class Stream:
 
     def finish(self, timeout_s: float = 90) -> Report:
         """Stop writing, wait until all is answered, and compare."""
-        self._over.set()
-        self._thread.join()
-        self.catch_up(timeout_s)
+        self.drain(timeout_s)
         report = self.report()
         print(f"{len(self._workers)} processes, {report}")  # pytest -rP shows it
         return report
+
+    def drain(self, timeout_s: float = 90) -> None:
+        """Stop writing, and wait until all is answered."""
+        self._over.set()
+        self._thread.join()
+        self.catch_up(timeout_s)
 
     def report(self) -> Report:
         """Compare what was written with what a read_committed reader finds."""
         return check(self.inputs(), self.outputs())
 
+    def trim(self) -> None:
+        """Delete what is answered and was written more than a moment ago: the disk of a run without an end is not."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap, "log_level": 0})
+        before, after = self._trimmed, self._marks()
+        self._trimmed = after
+        if before:
+            admin.delete_records([TopicPartition(topic, number, end) for (topic, number), end in before.items()])
+
+    def _marks(self) -> dict[tuple[str, int], int]:
+        """Up to where each topic is done with: the source as far as it is answered, the others as far as they go."""
+        marks = {(self.source, number): position for number, position in self.committed().items()}
+        for topic in (self.target, self.dead_letters):
+            found = patiently(functools.partial(end_offsets, self.kafka.bootstrap, topic))
+            marks |= {(topic, number): end for number, end in found.items()}
+        return marks
+
     def inputs(self) -> list[Input]:
-        return [_input(message) for message in read_topic(self.kafka.bootstrap, self.source)]
+        return [as_input(message) for message in read_topic(self.kafka.bootstrap, self.source, timeout_s=self._read_s)]
 
     def outputs(self) -> list[Output]:
-        predictions = read_topic(self.kafka.bootstrap, self.target)
-        dead = read_topic(self.kafka.bootstrap, self.dead_letters)
-        return [_prediction(message) for message in predictions] + [_dead_letter(message) for message in dead]
+        predictions = read_topic(self.kafka.bootstrap, self.target, timeout_s=self._read_s)
+        dead = read_topic(self.kafka.bootstrap, self.dead_letters, timeout_s=self._read_s)
+        return [as_prediction(message) for message in predictions] + [as_dead_letter(message) for message in dead]
 
     def workers(self) -> Iterator[WorkerProcess]:
         """Those that run."""
@@ -197,7 +233,8 @@ def patiently(ask: Callable[[], T], timeout_s: float = 60) -> T:
             time.sleep(0.2)
 
 
-def _input(message: Message) -> Input:
+def as_input(message: Message) -> Input:
+    """What must become of a record of the source."""
     outcome: Outcome = "dead letter"
     event: dict[str, Any] = {}
     try:
@@ -208,7 +245,8 @@ def _input(message: Message) -> Input:
     return Input(_place(message), message.key(), outcome, event.get("event_id", ""), 2.0 * event.get("number", 0))
 
 
-def _prediction(message: Message) -> Output:
+def as_prediction(message: Message) -> Output:
+    """A record of the target."""
     said = json.loads(message.value() or b"")
     source = said["source"]
     return Output(
@@ -220,10 +258,12 @@ def _prediction(message: Message) -> Output:
         said["event_id"],
         said["answer"]["double"],
         said["prediction_id"],
+        message.offset() or 0,
     )
 
 
-def _dead_letter(message: Message) -> Output:
+def as_dead_letter(message: Message) -> Output:
+    """A record of the dead letters."""
     source = headers.dead_letter(message.headers()).source
     return Output(
         (source.topic, source.partition, source.offset),
@@ -231,6 +271,7 @@ def _dead_letter(message: Message) -> Output:
         "dead letter",
         message.topic() or "",
         message.partition() or 0,
+        offset=message.offset() or 0,
     )
 
 

@@ -73,8 +73,8 @@ ARM = signal.SIGUSR2
 @dataclass(frozen=True)
 class Plan:
     """What a worker process does. `die_at` is a failpoint and on which of its hits, 0 for the next one after the signal
-    `ARM`; `how` is the signal that it sends itself there; `bug` is one of `BUGS`. `settings` are sections of the settings
-    beside those of the plan; `before`, a function of a module, is called in the new process before it serves."""
+    `ARM`; `how` is the signal that it sends itself there; `bug` is one of `BUGS`. `settings` are sections of the
+    settings beside those of the plan; `before`, a function of a module, is called in the process before it serves."""
 
     bootstrap: str
     group: str
@@ -231,8 +231,9 @@ def backwards(producer: OpenProducer, plan: Plan) -> None:
 
 
 def deaf(producer: OpenProducer, plan: Plan) -> None:
-    """The producer goes on after its line was disturbed under a commit, as if a success left nothing open."""
+    """The producer goes on after a commit that may have been sent twice, as if a success left nothing open."""
     TransactionalSink._on_error = lambda self, error: None  # type: ignore[method-assign]
+    TransactionalSink._once = lambda self: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
 
 
 def sure(producer: OpenProducer, plan: Plan) -> None:
@@ -246,11 +247,24 @@ def sure(producer: OpenProducer, plan: Plan) -> None:
     producer.commit_transaction = assume  # type: ignore[method-assign]
 
 
+def apart(producer: OpenProducer, plan: Plan) -> None:
+    """Outcomes are committed in one transaction and their positions in the next: exact, if nothing dies in between."""
+    send = producer.send_offsets_to_transaction
+
+    def later(*args: Any) -> None:
+        producer.commit_transaction(30)
+        producer.begin_transaction()
+        send(*args)
+
+    producer.send_offsets_to_transaction = later  # type: ignore[method-assign]
+
+
 BUGS: Mapping[str, Bug] = {
     "early offsets": early_offsets,
     "late offsets": late_offsets,
     "no fence": no_fence,
     "backwards": backwards,
+    "apart": apart,
     "deaf": deaf,
     "sure": sure,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from streamer import cli
 from tests.services import Kafka, unique
+from tests.services.secure_kafka import SecureKafka, start_secure_kafka
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -53,10 +55,19 @@ class Misfit(Scorer):
 """
 
 
+@pytest.fixture(scope="session")
+def secure_kafka() -> Iterator[SecureKafka]:
+    """A real broker with TLS and rights, of which nobody has any at first."""
+    with start_secure_kafka() as broker:
+        yield broker
+
+
 @pytest.fixture
 def run(kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line against the broker: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("STREAMER_TEST_")]:
+        monkeypatch.delenv(name)  # where the tests' own servers are: no setting of streamer's
     monkeypatch.setenv("STREAMER_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
     monkeypatch.setenv("STREAMER_ALLOW_INSECURE", "true")
 

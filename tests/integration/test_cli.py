@@ -246,14 +246,13 @@ def test_check_names_missing_topics_with_the_cure(run: Run, kafka: Kafka, source
     assert f"topic\tfailed\tdlq.{source} is not there; make it: streamer topics apply" in out
 
 
-def test_check_of_absent_servers_is_69(run: Run, source: str) -> None:
+def test_check_of_absent_servers_is_69(run: Run, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMER_CACHE__URL", f"redis://:pw@{nobody()}")
     code, out, _ = run(
         "check",
         "mine.py:Scorer",
         "--set",
         f"kafka.bootstrap_servers={nobody()}",
-        "--set",
-        f"cache.url=redis://:pw@{nobody()}",
     )
     assert code == 69
     assert "broker\tfailed\t" in out

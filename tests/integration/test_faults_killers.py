@@ -56,7 +56,7 @@ def write_killer(stream: Stream, kind: str) -> None:
     [
         ("segfault", -11, ""),
         ("hang", 75, "in deadly"),
-        ("spin", 1, "in deadly"),
+        pytest.param("spin", 1, "in deadly", marks=pytest.mark.slow),
     ],
 )
 def test_a_record_that_ends_its_process_becomes_a_dead_letter(
@@ -85,6 +85,7 @@ def test_a_record_that_ends_its_process_becomes_a_dead_letter(
     assert deaths == [status] * 4
 
 
+@pytest.mark.slow
 def test_a_killer_would_stop_its_partition_for_ever_without_marks(kafka: Kafka, tmp_path: Path) -> None:
     """Planted bug: each life has a disk of its own, so nothing is remembered."""
     with Stream(kafka, tmp_path, rate=200) as stream:

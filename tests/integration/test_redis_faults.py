@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
 from structlog.testing import capture_logs
 
-from streamer.cache import NearCache, Payoff, RedisCache, connect
-from streamer.features import RedisFeatures
-from streamer.testing import PAUSE, Answers, Bench, ManualClock, Marker, serve
-from tests.echo import CachedEcho, Ping, ping
+from streamer.cache import RedisCache
+from streamer.clock import SystemClock
+from streamer.testing import Bench, ManualClock, serve
+from tests.echo import CachedEcho, ping
+from tests.faults.proxy import Proxy
+from tests.faults.wire import chunk
+from tests.integration.cached_runs import (
+    EVENTS,
+    PER_POLL,
+    RESET_S,
+    TIMEOUT_MS,
+    Counted,
+    Meddled,
+    hits,
+    redis_cache,
+    redis_features,
+    run,
+    script,
+)
 from tests.services import Redis, start_redis
 
-POLLS, PER_POLL = 10, 20
-TIMEOUT_MS = 150
-RESET_S = 1.2  # a little more than an open circuit waits before it tries again
-
 Step = Callable[[Redis], None]
+
+LOADED_KEYS = 2500
+LOADS_SLOWLY = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+"""A millisecond a key, for which a server that starts empty has no use."""
 
 
 def fill_up(server: Redis) -> None:
@@ -54,12 +73,32 @@ def unlock(server: Redis) -> None:
         client.config_set("requirepass", "")
 
 
+def load(server: Redis) -> None:
+    """Come back with so much data that it takes seconds to read, and answer nobody meanwhile."""
+    with server.client() as client:
+        pipeline = client.pipeline(transaction=False)
+        for number in range(LOADED_KEYS):
+            pipeline.set(f"other:{number}", "x")
+        pipeline.execute()
+        client.save()
+    server.kill()
+    server.process.start()
+
+
+def loaded(server: Redis) -> None:
+    server.wait_until_ready()
+    with server.client() as client:
+        (Path(client.config_get("dir")["dir"]) / "dump.rdb").unlink()
+        client.flushall()
+
+
 FAULTS: dict[str, tuple[Step, Step]] = {
     "killed": (Redis.kill, Redis.start),
     "frozen": (Redis.pause, Redis.resume),
     "full": (fill_up, make_room),
     "read-only": (make_read_only, make_writable),
     "locked": (lock, unlock),
+    "loading": (load, loaded),
 }
 WRITES_ONLY = ("full", "read-only")
 """They go on answering; reads and writes have a circuit each."""
@@ -68,7 +107,7 @@ WRITES_ONLY = ("full", "read-only")
 @pytest.fixture(scope="module")
 def server() -> Iterator[Redis]:
     """A server of this file's own, to be broken and mended."""
-    with start_redis() as server:
+    with start_redis(*LOADS_SLOWLY) as server:
         yield server
 
 
@@ -78,58 +117,10 @@ def empty(server: Redis) -> None:
         client.flushall()
 
 
-class Meddled:
-    """A cache that does something else too, each time before it is asked."""
-
-    def __init__(self, cache: RedisCache, meddle: Callable[[int], None]) -> None:
-        self._cache = cache
-        self._meddle = meddle
-        self._asked = 0
-        self.put_many, self.circuit, self.close = cache.put_many, cache.circuit, cache.close
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        if keys:
-            self._meddle(self._asked)
-            self._asked += 1
-        return self._cache.get_many(keys)
-
-
-def redis_cache(server: Redis, secret: bytes = b"secret") -> RedisCache:
-    """A cache that has next to nothing near, so that Redis is asked."""
-    clock = ManualClock()
-    near = NearCache(clock, 1, 60)
-    client = connect(server.url, TIMEOUT_MS)
-    return RedisCache(client, near, Payoff(lambda: 1.0), clock=clock, secret=secret, ttl_s=60)
-
-
-def script() -> list[Ping | Marker]:
-    """Every number twice, the second time some polls later, and time passes after every poll."""
-    entries: list[Ping | Marker] = []
-    for poll in range(POLLS):
-        first = (poll // 2 if poll % 2 else poll // 2 + POLLS) * PER_POLL
-        entries += [ping(number) for number in range(first, first + PER_POLL)]
-        entries.append(PAUSE)
-    return entries
-
-
-def run(cache: RedisCache | Meddled, entries: Sequence[Ping | Marker] | None = None) -> Answers:
-    """Serve a script; every answer must be right."""
-    entries = entries or script()
-    answers = serve(CachedEcho(), entries, Bench(cache=cache))
-    numbers = [entry.number for entry in entries if entry is not PAUSE]
-    assert [prediction.answer.double for prediction in answers.predictions] == [2.0 * number for number in numbers]
-    assert answers.dead_letters == []
-    return answers
-
-
-def hits(answers: Answers) -> int:
-    return sum(prediction.cache == "hit" for prediction in answers.predictions)
-
-
 def test_a_healthy_redis_answers(server: Redis) -> None:
-    run(redis_cache(server))
-    cache = redis_cache(server)
-    assert hits(run(cache)) == POLLS * PER_POLL, "or the tests below would prove nothing"
+    run(redis_cache(server.url))
+    cache = redis_cache(server.url)
+    assert hits(run(cache)) == EVENTS, "or the tests below would prove nothing"
     assert cache.circuit() == ("closed", 0)
 
 
@@ -137,7 +128,8 @@ def test_a_healthy_redis_answers(server: Redis) -> None:
 @pytest.mark.parametrize("at_poll", [0, 3])
 def test_answers_stay_right_and_the_circuit_opens_and_closes(server: Redis, fault: str, at_poll: int) -> None:
     hurt, heal = FAULTS[fault]
-    cache = redis_cache(server)
+    clock = ManualClock()
+    cache = redis_cache(server.url, clock=clock)
     try:
         run(Meddled(cache, lambda poll: hurt(server) if poll == at_poll else None))
         state, errors = cache.circuit()
@@ -149,33 +141,34 @@ def test_answers_stay_right_and_the_circuit_opens_and_closes(server: Redis, faul
         assert time.perf_counter() - began < TIMEOUT_MS / 1000, "a hundred polls cost less than one time-out"
     finally:
         heal(server)
-    time.sleep(RESET_S)
+    clock.sleep(RESET_S)
     run(cache)
     assert cache.circuit() == ("closed", errors)
-    assert hits(run(redis_cache(server))) == POLLS * PER_POLL
+    assert hits(run(redis_cache(server.url))) == EVENTS
 
 
 @pytest.mark.parametrize("fault", WRITES_ONLY)
 def test_a_redis_that_only_refuses_to_write_still_answers(server: Redis, fault: str) -> None:
     hurt, heal = FAULTS[fault]
-    run(redis_cache(server))
+    run(redis_cache(server.url))
     hurt(server)
     try:
-        cache = redis_cache(server)
+        cache = redis_cache(server.url)
         for number in range(5):
             cache.put_many([(bytes([number]) * 16, b"1")])
         assert cache.circuit() == ("open", 3)
-        assert hits(run(cache)) == POLLS * PER_POLL
+        assert hits(run(cache)) == EVENTS
     finally:
         heal(server)
 
 
-@pytest.mark.parametrize("fault", ["killed", "frozen", "locked"])
+@pytest.mark.parametrize("fault", ["killed", "frozen", "locked", "loading"])
 def test_features_are_gone_quietly_and_come_back(server: Redis, fault: str) -> None:
     hurt, heal = FAULTS[fault]
     with server.client() as client:
         client.hset("streamer:features:echo:known", mapping={"bonus": "1"})
-    store = RedisFeatures(connect(server.url, TIMEOUT_MS), "echo")
+    clock = ManualClock()
+    store = redis_features(server.url, clock=clock)
     hurt(server)
     try:
         with capture_logs() as logs:
@@ -183,7 +176,7 @@ def test_features_are_gone_quietly_and_come_back(server: Redis, fault: str) -> N
         assert len(logs) == 3, "an open circuit is not asked, and says nothing"
     finally:
         heal(server)
-    time.sleep(RESET_S)
+    clock.sleep(RESET_S)
     with server.client() as client:
         client.hset("streamer:features:echo:known", mapping={"bonus": "1"})
     assert store.read_many(["known"]) == [{"bonus": 1.0}]
@@ -194,11 +187,10 @@ def test_one_that_answers_too_late_never_answers_another_question(server: Redis)
         with server.client() as client:
             client.execute_command("CLIENT", "PAUSE", 2 * TIMEOUT_MS, "ALL")
 
-    run(redis_cache(server))
-    cache = redis_cache(server)
+    run(redis_cache(server.url))
+    cache = redis_cache(server.url)
     for _ in range(3):
-        with_a_stall = [*script()[: PER_POLL + 1]]
-        run(Meddled(cache, stall), with_a_stall)
+        run(Meddled(cache, stall), script()[: PER_POLL + 1])
         time.sleep(3 * TIMEOUT_MS / 1000)
         run(cache, script()[PER_POLL + 1 :])
     assert cache.circuit()[1] > 0
@@ -210,7 +202,7 @@ def test_one_that_evicts_only_misses(server: Redis) -> None:
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 100_000)
         try:
             entries = [ping(number) for number in range(3000)]
-            cache = redis_cache(server)
+            cache = redis_cache(server.url)
             run(cache, entries)
             run(cache, entries)
             assert client.info("stats")["evicted_keys"] > 0
@@ -224,17 +216,18 @@ GARBAGE: dict[str, Callable[[bytes, bytes], bytes | dict[str, str]]] = {
     "wrong type": lambda value, other: {"double": "99"},
     "empty": lambda value, other: b"",
     "truncated": lambda value, other: value[:-1],
-    "only a tag": lambda value, other: value[:16],
+    "only a tag": lambda value, other: value[:17],
     "bit flip": lambda value, other: value[:-3] + bytes([value[-3] ^ 1]) + value[-2:],
-    "flipped tag": lambda value, other: bytes([value[0] ^ 1]) + value[1:],
+    "flipped tag": lambda value, other: value[:1] + bytes([value[1] ^ 1]) + value[2:],
+    "another form": lambda value, other: b"\x02" + value[1:],
     "another's value": lambda value, other: other,
     "no checksum": lambda value, other: b'{"double": 99.0}',
 }
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_under_our_keys_is_a_miss_and_is_mended(server: Redis, garbage: str) -> None:
-    run(redis_cache(server))
+def test_garbage_under_our_keys_is_a_miss_and_counted_and_mended(server: Redis, garbage: str) -> None:
+    run(redis_cache(server.url))
     with server.client() as client:
         names = sorted(client.keys(b"streamer:answer:*"))
         values = [client.get(name) for name in names]
@@ -246,11 +239,151 @@ def test_garbage_under_our_keys_is_a_miss_and_is_mended(server: Redis, garbage: 
             else:
                 client.hset(name, mapping=bad)
 
-    assert len(names) == POLLS * PER_POLL
-    assert hits(run(redis_cache(server))) == 0
-    assert hits(run(redis_cache(server))) == POLLS * PER_POLL
+    assert len(names) == EVENTS
+    counted = Counted()
+    cache = redis_cache(server.url, bad_values=counted, timeout_ms=1000)
+    assert hits(run(cache)) == 0
+    # Of another type MGET says that it is not there.
+    assert counted.count == (0 if garbage == "wrong type" else EVENTS)
+    assert cache.circuit() == ("closed", 0)
+    assert hits(run(redis_cache(server.url, bad_values=counted))) == EVENTS
+    assert counted.count == (0 if garbage == "wrong type" else EVENTS)
 
 
 def test_what_another_deployment_wrote_is_a_miss(server: Redis) -> None:
-    run(redis_cache(server, secret=b"theirs"))
-    assert hits(run(redis_cache(server, secret=b"ours"))) == 0
+    run(redis_cache(server.url, secret=b"theirs"))
+    counted = Counted()
+    assert hits(run(redis_cache(server.url, secret=b"ours", bad_values=counted))) == 0
+    assert counted.count == EVENTS
+
+
+def test_one_that_forgets_everything_only_misses(server: Redis) -> None:
+    run(redis_cache(server.url))
+
+    def flush(poll: int) -> None:
+        with server.client() as client:
+            client.flushall()
+
+    cache = redis_cache(server.url)
+    assert hits(run(Meddled(cache, flush))) == 0
+    assert cache.circuit() == ("closed", 0)
+
+
+STAMPEDE = 10_000
+
+
+@pytest.mark.parametrize("fault", [None, "frozen"])
+def test_ten_thousand_equal_events_are_computed_once(server: Redis, fault: str | None) -> None:
+    hurt, heal = FAULTS[fault] if fault else (lambda server: None, lambda server: None)
+    worker = CachedEcho()
+    hurt(server)
+    try:
+        answers = serve(worker, [ping(7)] * STAMPEDE, Bench(cache=redis_cache(server.url)))
+    finally:
+        heal(server)
+    assert [prediction.answer.double for prediction in answers.predictions] == [14.0] * STAMPEDE
+    assert worker.runs == [[7]]
+
+
+OPENS_S, CLOSES_S, OUTAGE_S, EVERY_S = 1.0, 5.0, 2.0, 0.005
+ADDED_SHARE_MAX = 0.2
+"""Of an outage's time; three time-outs of 20 ms, then one a second, are 5 %."""
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen", "locked", "loading", "slow"])
+def test_an_outage_costs_little_and_not_for_long(server: Redis, fault: str) -> None:
+    """By the default time-out: the circuit opens within a second, and closes within five of the mend."""
+    place = server.url.removeprefix("redis://").partition("/")[0].split(":")
+    with Proxy((place[0], int(place[1])), framing=chunk) as proxy:
+        slowed = (lambda server: setattr(proxy.link, "latency_s", 0.5), lambda server: proxy.heal())
+        hurt, heal = slowed if fault == "slow" else FAULTS[fault]
+        url = f"redis://{proxy.address}/0" if fault == "slow" else server.url
+        cache = redis_cache(url, timeout_ms=20, clock=SystemClock())
+        key = b"\x00" * 16
+        ask_anew(cache)
+        assert cache.circuit() == ("closed", 0)
+        hurt(server)
+        try:
+            hurt_at = time.monotonic()
+            assert until(lambda: ask_anew(cache) > 0 and cache.circuit()[0] == "open", OPENS_S) < OPENS_S
+            spent = asked = 0.0
+            while time.monotonic() - hurt_at < OUTAGE_S:
+                took = ask_anew(cache)
+                spent, asked = spent + took, asked + 1
+                time.sleep(EVERY_S)
+            assert cache.circuit()[0] == "open"
+            assert asked > OUTAGE_S / EVERY_S / 4
+            assert spent < ADDED_SHARE_MAX * OUTAGE_S
+        finally:
+            heal(server)
+        assert until(lambda: ask_anew(cache) > 0 and cache.circuit()[0] == "closed", CLOSES_S) < CLOSES_S
+        cache.put_many([(key, b"1")])
+        assert redis_cache(server.url).get_many([key]) == [b"1"]
+
+
+def ask_anew(cache: RedisCache) -> float:
+    """Seconds that it takes to look up and store an answer that nobody knows."""
+    began = time.perf_counter()
+    key = uuid4().bytes
+    assert cache.get_many([key]) == [None]
+    return time.perf_counter() - began
+
+
+def until(done: Callable[[], bool], seconds: float) -> float:
+    """Seconds until `done`, looked at often, or `seconds`."""
+    began = time.monotonic()
+    while not done() and time.monotonic() - began < seconds:
+        time.sleep(EVERY_S)
+    return time.monotonic() - began
+
+
+NO_REDIS = [
+    b":abc\r\n",
+    b"$abc\r\n",
+    b"$-5\r\n",
+    b"$99999999999\r\nx",
+    b"*99999999999\r\n",
+    b"*-7\r\n",
+    b"\xff\xfe\x00\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"+OK\r\n+OK\r\n+OK\r\n",
+    b"+OK\r\n*1\r\n$1\r\nx\r\n",
+    b"+OK\r\n*3\r\n:1\r\n*1\r\n$1\r\nx\r\n-ERR\r\n",
+    b"+OK\r\n$5\r\nx",
+    b"\r\n",
+]
+
+
+@pytest.mark.parametrize("reply", NO_REDIS)
+def test_what_is_no_redis_at_all_does_no_harm(reply: bytes) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(reply)
+                connection.settimeout(1)
+                try:
+                    while connection.recv(65536):
+                        pass
+                except OSError:
+                    pass
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        cache = redis_cache(url, timeout_ms=30)
+        assert hits(run(cache)) == 0
+        assert cache.circuit()[0] == "open"
+        assert redis_features(url, timeout_ms=30).read_many(["a", "b"]) == [{}, {}]
+        cache.close()
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()

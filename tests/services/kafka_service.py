@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -95,7 +96,7 @@ def external_kafka(address: str) -> Kafka:
 def docker_kafka(node_id: int = 1) -> Kafka:
     host = docker_host()
     (port,) = free_ports(1)
-    settings = _broker_settings(node_id, "0.0.0.0", port, 9093, advertised=f"{host}:{port}")
+    settings = broker_settings(node_id, "0.0.0.0", port, 9093, advertised=f"{host}:{port}")
     env = {"KAFKA_" + name.replace(".", "_").upper(): value for name, value in settings.items()}
     process = DockerProcess(IMAGE, port, {**env, "CLUSTER_ID": CLUSTER_ID})
     return Kafka(f"{host}:{port}", process).launch()
@@ -103,20 +104,24 @@ def docker_kafka(node_id: int = 1) -> Kafka:
 
 def local_kafka(node_id: int = 1, heap_mb: int = 768) -> Kafka:
     """A KRaft broker and controller in one JVM, in a temporary folder that `close` deletes."""
-    java, jars = find_java(), fetch_jars()
     port, controller = free_ports(2)
+    return local_broker(broker_settings(node_id, HOST, port, controller, f"{HOST}:{port}"), heap_mb).launch()
+
+
+def local_broker(settings: Mapping[str, str], heap_mb: int) -> Kafka:
+    """A broker with these settings on the local JVM: its storage is formatted, and it is not started yet."""
+    java, jars = find_java(), fetch_jars()
     folder = Path(tempfile.mkdtemp(prefix="streamer-kafka-"))
-    settings = _broker_settings(node_id, HOST, port, controller, advertised=f"{HOST}:{port}")
-    settings["log.dirs"] = str(folder / "data")
     properties = folder / "server.properties"
-    properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    lines = {**settings, "log.dirs": str(folder / "data")}.items()
+    properties.write_text("".join(f"{name}={value}\n" for name, value in lines))
     run = [java, f"-Xmx{heap_mb}m", "-Dlog4j2.level=WARN", "-cp", f"{jars}/*"]
     _run(
         [*run, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
         "Kafka could not format its storage",
     )
     process = LocalProcess([*run, f"-Xms{heap_mb}m", "kafka.Kafka", str(properties)], folder)
-    return Kafka(f"{HOST}:{port}", process).launch()
+    return Kafka(settings["advertised.listeners"].removeprefix("PLAINTEXT://"), process)
 
 
 def find_java() -> str:
@@ -153,7 +158,8 @@ def fetch_jars() -> Path:
     return jars
 
 
-def _broker_settings(node_id: int, bind: str, port: int, controller: int, advertised: str) -> dict[str, str]:
+def broker_settings(node_id: int, bind: str, port: int, controller: int, advertised: str) -> dict[str, str]:
+    """Of a broker that is its own controller."""
     return {
         **SETTINGS,
         "node.id": str(node_id),

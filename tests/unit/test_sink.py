@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,9 @@ class FailingProducer:
         self.calls: list[str] = []
         self.sent: list[tuple[str, int, bytes]] = []
         self.abort_timeout_s = 0.0
+        self.lost = 0  # connections
+        self.silent = False
+        self.clock = ManualClock()
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -75,6 +79,10 @@ class FailingProducer:
 
     def poll(self, timeout: float) -> int:
         self._call("poll")
+        self.clock.sleep(timeout)
+        if not self.silent and "stats_cb" in self.config:
+            brokers = {"TxnCoordinator": {"disconnects": self.lost, "req_timeouts": 0}, "b/1": {"tx": 1}}
+            self.config["stats_cb"](json.dumps({"ts": round(self.clock.now() * 1e6), "brokers": brokers}))
         return 0
 
     def purge(self) -> None:
@@ -100,6 +108,7 @@ class Setup:
 
     def make(self, config: dict[str, Any]) -> FailingProducer:
         self.producers.append(FailingProducer(config, self.plan))
+        self.producers[-1].clock = self.clock
         return self.producers[-1]
 
     def write(self, *partitions: int, topic: str = "target") -> None:
@@ -293,10 +302,20 @@ def test_other_errors_of_the_line_cost_nothing() -> None:
     assert len(setup.producers) == 1
 
 
-def test_a_rival_of_the_same_id_ends_the_process_and_names_the_cure() -> None:
+@pytest.mark.parametrize(
+    ("apart_s", "kind", "said"), [(9.0, Temporary, r"kafka\.slot"), (11.0, Unclear, "transaction")]
+)
+def test_fenced_again_soon_it_is_a_rival_of_the_same_id_and_the_cure_is_named(
+    apart_s: float, kind: type, said: str
+) -> None:
     setup = Setup(commit=error(KafkaError._FENCED, fatal=True))
     setup.write()
-    with pytest.raises(Temporary, match=r"kafka\.slot"):
+    with pytest.raises(Unclear):
+        setup.commit()
+    setup.sink.recover(Deadline(setup.clock, 5))
+    setup.clock.sleep(apart_s)
+    setup.plan["commit"] = error(KafkaError._FENCED, fatal=True)
+    with pytest.raises(kind, match=said):
         setup.commit()
 
 
