@@ -115,7 +115,15 @@ def test_every_variable_is_a_setting():
     used |= settings_of("lead-scoring", *FILES).keys()
     assert used
     unknown = {name for name in used if name not in known and not name.startswith(f"{PREFIX}KAFKA__CLIENT__")}
-    assert not unknown - {PREFIX}
+    assert not unknown - {PREFIX, "TMPDIR"}
+
+
+def test_what_must_outlive_a_death_is_not_in_memory():
+    """The attempt file: a container's restart empties a tmpfs."""
+    for name in WORKERS:
+        folder = settings_of(name, "compose.yaml")["TMPDIR"]
+        assert f"state:{folder}" in SERVICES[name]["volumes"]
+        assert folder not in SERVICES[name]["tmpfs"]
 
 
 @pytest.mark.parametrize(
