@@ -154,7 +154,8 @@ def header(weights: bytes) -> dict[str, Tensor]:
     """
     length = header_bytes(weights)
     try:
-        entries = json.loads(weights[8 : 8 + length], object_pairs_hook=_unique)
+        text = weights[8 : 8 + length].decode()  # json itself would let halves of surrogate pairs through
+        entries = json.loads(text, object_pairs_hook=_unique)
         if isinstance(entries, dict):
             msgspec.convert(entries.pop("__metadata__", {}), dict[str, str])
         found = msgspec.convert(entries, dict[str, _Entry])

@@ -195,6 +195,10 @@ def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> str:
         ((4).to_bytes(8, "little") + b"junk", "is not a safetensors file"),
         (weights_of("[" * 100_000), "is not a safetensors file"),
         (weights_of('{"line": null}'), "is not a safetensors file"),
+        (
+            weights_of(f'{{"line?": {entry(0, 8, [2])}}}', b"\0" * 8).replace(b"line?", b"l\xed\xa0\x80e"),
+            "is not a safetensors file",
+        ),
         (weights_of('{"__metadata__": {"a": 1}}'), "is not a safetensors file"),
         (weights_of(f'{{"line": {entry(0, 36, [9])}}}'), "'line' is not where|do not fill"),
         (weights_of(f'{{"line": {entry(0, 8, [2])}, "line": {entry(0, 8, [2])}}}', b"\0" * 8), "is not a safetensors"),
