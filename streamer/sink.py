@@ -269,12 +269,13 @@ class TransactionalSink:
             return seen or CURES.get(code, "")
         return CURES.get(code, "")
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError | None) -> None:
         # As in `_once`: a request may have been sent twice, and a new producer before the next costs one request.
-        if error.code() in DISTURBED:
+        if error is None or error.code() in DISTURBED:
             self._disturbed = True
-        self._identity = refused(error.str(), self._config) or self._identity
-        log.warning("producer", error=error.str())
+        said = "no words" if error is None else error.str()  # the client has none for some fatal errors
+        self._identity = refused(said, self._config) or self._identity
+        log.warning("producer", error=said)
 
 
 class AtLeastOnceSink:
@@ -294,7 +295,7 @@ class AtLeastOnceSink:
                 "message.timeout.ms": "0",  # a broker that is down is waited for
                 "delivery.report.only.error": True,  # a callback for every message would be a cost for nothing
                 **config,
-                "error_cb": lambda error: log.warning("producer", error=error.str()),
+                "error_cb": lambda error: log.warning("producer", error=error and error.str()),
                 "logger": logging.getLogger("librdkafka"),
             },
         )

@@ -229,9 +229,11 @@ class KafkaSource:
             raise Unreachable(f"cannot read {self._topic}: {error.str()}")
         log.warning("consumer", error=error.str())
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError | None) -> None:
         """What the client says outside of any call. Who is refused would be refused for ever; but a member of the
         group goes on with the token that it has, while the token server is away."""
+        if error is None:  # the client has no words for some fatal errors; whoever calls it next is told
+            return
         why = refused(error.str(), self._client)
         if why is None or (is_token(error.str()) and self._group is not None):
             log.warning("consumer", error=error.str())

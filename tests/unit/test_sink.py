@@ -291,6 +291,15 @@ def test_a_line_that_was_disturbed_under_a_commit_costs_a_new_producer_before_th
     assert len(setup.producers) == 2
 
 
+def test_an_error_without_words_costs_a_new_producer() -> None:
+    """Seen where a rival fenced this one in the middle of sending: the client called back with nothing."""
+    setup = Setup(poll=lambda producer: producer.config["error_cb"](None))
+    setup.write()
+    setup.commit()
+    setup.commit()
+    assert len(setup.producers) == 2
+
+
 def test_other_errors_of_the_line_cost_nothing() -> None:
     def grumble(producer: FailingProducer) -> None:
         producer.config["error_cb"](KafkaError(KafkaError._RESOLVE, "dns"))
