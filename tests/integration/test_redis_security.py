@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from uuid import uuid4
 
 import pytest
 import redis
+import structlog
 import trustme
 from structlog.testing import capture_logs
 
+from streamer import log
 from streamer.cli import check
 from streamer.errors import Unreachable
 from streamer.redis_client import connect, why
@@ -298,7 +301,19 @@ def test_a_server_may_ask_for_a_certificate_of_ours(server: SecureRedis) -> None
             admin.config_set("tls-auth-clients", "no")
 
 
-def test_no_log_holds_the_password(server: SecureRedis, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def printed(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """What a worker prints, whatever other tests have set up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    log.configure("debug", "json")
+    yield capfd
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_no_log_holds_the_password(server: SecureRedis, printed: pytest.CaptureFixture[str]) -> None:
     """As it is printed, not as a test captures it."""
     wrong = server.address(password="hunter2")
     for url in (
@@ -308,7 +323,7 @@ def test_no_log_holds_the_password(server: SecureRedis, capfd: pytest.CaptureFix
     ):
         run(redis_cache(url))
         redis_features(url).read_many(["known"])
-    said = capfd.readouterr()
+    said = printed.readouterr()
     assert "it refuses the user or password" in said.out + said.err
     assert "hunter2" not in said.out + said.err
 
