@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from tests.faults.checker import Report
 from tests.faults.proxied import proxied_kafka
 from tests.faults.proxy import Proxy
+from tests.faults.report import quantile
 from tests.faults.stream import Stream
 from tests.faults.torn import read_transactions, torn
 from tests.faults.wire import Api, Hold, Lose, Rule, error_of
@@ -96,8 +96,8 @@ def verdict(stream: Stream, report: Report, seconds: Sequence[float], rules: Seq
         wrong=len(report.wrong) + len(report.foreign),
         torn=len(tears),
         transactions=sum(one.committed for one in transactions),
-        recovery_p50_s=round(quantile(seconds, 0.5), 3),
-        recovery_p99_s=round(quantile(seconds, 0.99), 3),
+        recovery_p50_s=round(quantile(seconds, 0.5) if seconds else 0.0, 3),
+        recovery_p99_s=round(quantile(seconds, 0.99) if seconds else 0.0, 3),
     )
 
 
@@ -120,11 +120,6 @@ def run(
         stream.answer(600)
         seconds, rules = inject_ambiguous(stream, proxy, count)
         return verdict(stream, stream.finish(), seconds, rules)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share does not exceed; 0 of none."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else 0.0
 
 
 def _arrived(rule: Rule, timeout_s: float = 35) -> None:

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamer import headers
 from tests.faults.checker import Input
+from tests.faults.segments import unsigned, varint
 
 OFFSETS, STATE = "__consumer_offsets", "__transaction_state"
 PREPARE_COMMIT, PREPARE_ABORT = 2, 3
@@ -169,28 +170,13 @@ def _state(value: bytes) -> tuple[int, int, set[Place]]:
 def _length(value: bytes, at: int, version: int, short: int = 4) -> tuple[int, int]:
     if version == 0:
         return max(0, int.from_bytes(value[at : at + short], "big", signed=True)), at + short
-    number, at = _unsigned(value, at)
+    number, at = unsigned(value, at)
     return max(0, number - 1), at
 
 
 def _text(value: bytes, at: int) -> tuple[str, int]:
     size = struct.unpack_from(">h", value, at)[0]
     return value[at + 2 : at + 2 + size].decode(), at + 2 + size
-
-
-def _unsigned(value: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = value[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
-
-
-def _signed(value: bytes, at: int) -> tuple[int, int]:
-    number, at = _unsigned(value, at)
-    return (number >> 1) ^ -(number & 1), at
 
 
 class Logs:
@@ -253,7 +239,7 @@ def _batch(head: tuple[int, ...], body: bytes, where: str) -> Batch:
     records = []
     at = 0
     for _ in range(count):
-        size, at = _signed(body, at)
+        size, at = varint(body, at)
         records.append(_record(body, at))
         at += size
     return Batch(producer, bool(attributes & CONTROL), records)
@@ -262,10 +248,10 @@ def _batch(head: tuple[int, ...], body: bytes, where: str) -> Batch:
 def _record(body: bytes, at: int) -> Record:
     at += 1  # attributes
     for _ in range(2):  # how much later and further than the batch
-        _, at = _signed(body, at)
+        _, at = varint(body, at)
     key, at = _bytes(body, at)
     value, at = _bytes(body, at)
-    count, at = _signed(body, at)
+    count, at = varint(body, at)
     named: Headers = []
     for _ in range(count):
         name, at = _bytes(body, at)
@@ -275,5 +261,5 @@ def _record(body: bytes, at: int) -> Record:
 
 
 def _bytes(body: bytes, at: int) -> tuple[bytes | None, int]:
-    size, at = _signed(body, at)
+    size, at = varint(body, at)
     return (None, at) if size < 0 else (body[at : at + size], at + size)
