@@ -21,7 +21,6 @@ from tests.faults.proxied import proxied_kafka
 from tests.faults.proxy import Proxy
 from tests.faults.report import quantile
 from tests.faults.stream import Stream
-from tests.faults.torn import read_transactions, torn
 from tests.faults.wire import Api, Hold, Lose, Rule, error_of
 from tests.services import Kafka
 
@@ -52,13 +51,14 @@ class Ambiguity:
     reordered: int
     wrong: int
     torn: int
+    left_open: int
     transactions: int
     recovery_p50_s: float
     recovery_p99_s: float
 
     @property
     def exact(self) -> bool:
-        return not (self.lost or self.duplicated or self.reordered or self.wrong or self.torn)
+        return not (self.lost or self.duplicated or self.reordered or self.wrong or self.torn or self.left_open)
 
 
 def inject_ambiguous(stream: Stream, proxy: Proxy, count: int) -> tuple[list[float], list[Rule]]:
@@ -81,9 +81,8 @@ def inject_ambiguous(stream: Stream, proxy: Proxy, count: int) -> tuple[list[flo
 def verdict(stream: Stream, report: Report, seconds: Sequence[float], rules: Sequence[Rule]) -> Ambiguity:
     """Compare, when the stream is finished."""
     late = [error_of(answer) for rule in rules for answer in rule.answers]
-    transactions = read_transactions(stream.kafka.bootstrap, stream.group, (stream.target, stream.dead_letters))
-    tears = torn(transactions, stream.inputs())
-    for text in tears[:5]:
+    found = stream.audit()
+    for text in found.torn[:5] + found.open[:5]:
         print(text, file=sys.stderr)
     return Ambiguity(
         events=report.inputs,
@@ -94,8 +93,9 @@ def verdict(stream: Stream, report: Report, seconds: Sequence[float], rules: Seq
         duplicated=len(report.duplicated),
         reordered=len(report.reordered),
         wrong=len(report.wrong) + len(report.foreign),
-        torn=len(tears),
-        transactions=sum(one.committed for one in transactions),
+        torn=len(found.torn),
+        left_open=len(found.open),
+        transactions=found.committed,
         recovery_p50_s=round(quantile(seconds, 0.5) if seconds else 0.0, 3),
         recovery_p99_s=round(quantile(seconds, 0.99) if seconds else 0.0, 3),
     )
@@ -131,7 +131,7 @@ def _arrived(rule: Rule, timeout_s: float = 35) -> None:
 
 
 def main() -> None:
-    """Run by hand: prints the result as JSON; exit status 1 if anything was lost, doubled, moved or torn."""
+    """Run by hand: prints the result as JSON; exit status 1 if anything was lost, doubled, moved, torn or left open."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.ambiguous", description=__doc__)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--protocol", choices=("classic", "consumer"), default="classic")

@@ -23,7 +23,6 @@ from tests.faults.stream import PROTOCOLS, Stream
 from tests.faults.transactions import OFFSETS, STATES, Logs, audit, coordinator_partition, rebalances
 from tests.faults.worker_main import ARM, POINTS
 from tests.services import Cluster, Kafka, local_kafka, start_cluster
-from tests.services.cluster import data_folder
 
 EVENTS: Mapping[str, int] = {"kills": 500_000, "brokers": 250_000, "rebalances": 200_000, "ambiguous": 50_000}
 """What a phase writes at least, so that all of them come to a million; most write more while faults last."""
@@ -102,7 +101,7 @@ def kills(run: Run) -> Phase:
             ]
             for work in works:
                 work.result()
-        _close(phase, run, streams, [data_folder(kafka)])
+        _close(phase, run, streams)
     return phase
 
 
@@ -167,7 +166,7 @@ def brokers(run: Run) -> Phase:
                 run.tell(phase.name, number, len(faults), sum(map(written, streams)))
         if gone := [worker.plan.slot for worker in workers if not worker.alive()]:
             phase.notes.append(f"workers that had to be started again: {gone}")
-        _close(phase, run, streams, cluster.data())
+        _close(phase, run, streams)
     return phase
 
 
@@ -229,7 +228,7 @@ def rebalance_storm(run: Run) -> Phase:
     phase, goals = Phase("rebalances", run.share), GOALS["rebalances"]
     targets = {protocol: run.times(goals[f"rebalance, {protocol}"]) for protocol in PROTOCOLS}
     with local_kafka() as kafka, contextlib.ExitStack() as stack:
-        logs = Logs([data_folder(kafka)])
+        logs = Logs(kafka.data())
         streams = [
             stack.enter_context(_stream(kafka, run.logs(f"rebalances-{protocol}"), protocol, 300, partitions=12))
             for protocol in PROTOCOLS
@@ -246,7 +245,7 @@ def rebalance_storm(run: Run) -> Phase:
         with ThreadPoolExecutor(len(streams)) as pool:
             for work in [pool.submit(storm, stream) for stream in streams]:
                 work.result()
-        _close(phase, run, streams, [data_folder(kafka)])
+        _close(phase, run, streams)
         for stream in streams:
             phase.faults[f"rebalance, {stream.protocol}"] = rebalances(logs, stream.group)
     return phase
@@ -277,7 +276,7 @@ def ambiguous_ends(run: Run) -> Phase:
         result = ambiguous.run(kafka, proxy, run.logs("ambiguous"), run.times(GOALS["ambiguous"]["ambiguous EndTxn"]))
     phase.events, phase.transactions, phase.torn = result.events, result.transactions, result.torn
     phase.lost, phase.duplicated = result.lost, result.duplicated
-    phase.reordered, phase.wrong = result.reordered, result.wrong
+    phase.reordered, phase.wrong, phase.left_open = result.reordered, result.wrong, result.left_open
     phase.faults["ambiguous EndTxn"] = result.injected
     phase.seconds = round(time.monotonic() - run.began, 1)
     return phase
@@ -302,7 +301,7 @@ def _stream(kafka: Kafka | Cluster, folder: Path, protocol: str, rate: int, part
     )
 
 
-def _close(phase: Phase, run: Run, streams: Sequence[Stream], data: Sequence[Path]) -> None:
+def _close(phase: Phase, run: Run, streams: Sequence[Stream]) -> None:
     """Let the streams run on to the phase's number of events, end them, and judge."""
     want = run.times(EVENTS[phase.name]) // len(streams)
     for stream in streams:
@@ -310,16 +309,16 @@ def _close(phase: Phase, run: Run, streams: Sequence[Stream], data: Sequence[Pat
             run.tell(f"{phase.name}, more events", have, want, have)
             time.sleep(10)
     for stream in streams:
-        judge(phase, stream, data)
+        judge(phase, stream)
     phase.seconds = round(time.monotonic() - run.began, 1)
 
 
-def judge(phase: Phase, stream: Stream, data: Sequence[Path]) -> None:
+def judge(phase: Phase, stream: Stream) -> None:
     """End a stream and add what is wrong with it."""
     stream.drain(FINISH_S)
     inputs, outputs = stream.inputs(), stream.outputs()
     report = check(inputs, outputs)
-    found = audit(Logs(data), stream.group, inputs, outputs)
+    found = audit(Logs(stream.kafka.data()), stream.group, inputs, outputs)
     phase.events += report.inputs
     phase.transactions += found.committed
     for name in ("lost", "duplicated", "reordered"):

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
@@ -21,6 +20,7 @@ from schemas.topics import dead_letters
 from streamer import headers
 from tests.faults.checker import Input, Outcome, Output, Report, check
 from tests.faults.process import WorkerProcess
+from tests.faults.transactions import Audit, Logs, audit
 from tests.faults.worker_main import Plan
 from tests.services import Cluster, Kafka, create_topic, end_offsets, read_topic, unique
 
@@ -74,9 +74,7 @@ class Stream:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
         for worker in self._workers:
@@ -146,6 +144,10 @@ class Stream:
     def report(self) -> Report:
         """Compare what was written with what a read_committed reader finds."""
         return check(self.inputs(), self.outputs())
+
+    def audit(self) -> Audit:
+        """Hold what every transaction of the workers has committed against what was written."""
+        return audit(Logs(self.kafka.data()), self.group, self.inputs(), self.outputs())
 
     def trim(self) -> None:
         """Delete what is answered and was written more than a moment ago: the disk of a run without an end is not."""

@@ -55,6 +55,30 @@ def test_positions_that_come_a_transaction_later_are_torn():
     assert len(torn([first, second], inputs)) == 4  # outputs without positions, positions without outputs
 
 
+def test_a_late_end_that_commits_a_part_of_the_next_transaction_tears_it():
+    """The Jepsen case: what was written so far is committed, the rest and the positions come with the next end."""
+    inputs = given()
+    first, second = whole(inputs, 2, 6)
+    part = Transaction("part", {partition: second.outputs[partition][:1] for partition in (0, 1)})
+    second.outputs = {partition: second.outputs[partition][1:] for partition in (0, 1)}
+    assert len(torn([first, part, second], inputs)) == 4  # in each partition one without, one with too little
+
+
+def test_a_whole_partition_that_comes_without_its_position_is_torn():
+    inputs = given()
+    first, second = whole(inputs, 2, 6)
+    part = Transaction("part", {0: first.outputs.pop(0)})
+    assert len(torn([part, first, second], inputs)) == 2
+
+
+def test_workers_whose_transactions_alternate_are_not_taken_for_torn():
+    """One that moves one partition only, and then another worker that moves both."""
+    inputs = given()
+    first, second = whole(inputs, 2, 6)
+    only = Transaction("only", {0: first.outputs.pop(0)}, {0: first.positions.pop(0)})
+    assert torn([first, only, second], inputs) == []
+
+
 @pytest.mark.parametrize("change", [lambda offsets: offsets[1:], lambda offsets: [*offsets, 5]])
 def test_an_output_too_few_or_too_many_is_torn(change):
     inputs = given()

@@ -1,5 +1,4 @@
-"""The proxy does to the bytes what it says, and nothing when it is told nothing; the oracle for torn transactions finds
-each kind that is planted."""
+"""The proxy does to the bytes what it says, and nothing when it is told nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.checker import Input
 from tests.faults.proxy import Proxy
-from tests.faults.torn import Transaction, torn
 from tests.faults.wire import Api, Duplicate, Hold, Lose, Rule, chunk, read_request
 
 Connect = Callable[..., "Client"]
@@ -294,62 +291,3 @@ def test_transactional_ids_are_read_in_both_forms(api: Api, version: int, rest: 
     body = struct.pack(">hhih2s", api, version, 7, 2, b"me") + rest
     request = read_request(struct.pack(">i", len(body)) + body)
     assert (request.api, request.correlation, request.client, request.transactional_id) == (api, 7, "me", "a.b")
-
-
-# -- the oracle for torn transactions
-
-
-def given(count: int = 6) -> list[Input]:
-    return [
-        Input(("in", p, offset), b"k", "skip" if offset == 4 else "prediction")
-        for p in (0, 1)
-        for offset in range(count)
-    ]
-
-
-def whole() -> list[Transaction]:
-    """Two transactions that are as they should be, an aborted one between them, one of another producer last."""
-    return [
-        Transaction(1, True, set(), {0: [0, 1], 1: [0]}, {0: 2, 1: 1}),
-        Transaction(1, False, set(), {0: [2]}, {}),
-        Transaction(1, True, set(), {0: [2, 3]}, {0: 5}),
-        Transaction(2, True, set(), {0: [5], 1: [1, 2, 3, 5]}, {0: 6, 1: 6}),
-    ]
-
-
-def test_whole_transactions_are_not_torn() -> None:
-    assert torn(whole(), given()) == []
-
-
-def test_outcomes_without_their_position_are_torn() -> None:
-    """The Jepsen case: a late end commits what the next transaction has written so far."""
-    transactions = whole()
-    transactions[2:3] = [
-        Transaction(1, True, set(), {0: [2]}, {}),
-        Transaction(1, True, set(), {0: [3]}, {0: 5}),
-    ]
-    assert len(torn(transactions, given())) == 2
-
-
-def test_a_whole_partition_that_comes_without_its_position_is_torn() -> None:
-    transactions = whole()
-    transactions[0:1] = [
-        Transaction(1, True, set(), {0: [0, 1]}, {}),
-        Transaction(1, True, set(), {1: [0]}, {0: 2, 1: 1}),
-    ]
-    assert len(torn(transactions, given())) == 2
-
-
-def test_positions_without_their_outcomes_are_torn() -> None:
-    transactions = whole()
-    transactions[0:1] = [
-        Transaction(1, True, set(), {0: [0, 1], 1: [0]}, {}),
-        Transaction(1, True, set(), {}, {0: 2, 1: 1}),
-    ]
-    assert len(torn(transactions, given())) == 4
-
-
-def test_an_outcome_beyond_the_position_is_torn() -> None:
-    transactions = whole()
-    transactions[0].published[0].append(2)
-    assert len(torn(transactions, given())) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.stream import Stream
-from tests.faults.transactions import OFFSETS, STATES, Audit, Logs, audit, coordinator_partition
+from tests.faults.transactions import OFFSETS, STATES, Logs, coordinator_partition
 from tests.services import Cluster, start_cluster
 
 ANSWERS = 600
@@ -78,7 +78,7 @@ def test_a_broker_of_three_goes_away_during_commits(cluster: Cluster, tmp_path: 
         fault(cluster, victim(cluster, stream))
         stream.answer(ANSWERS)
         report = stream.finish()
-        found = examine(cluster, stream)
+        found = stream.audit()
         assert [worker.stop() for worker in workers] == [0, 0], "no worker had to be started again"
     assert report.complaints == {}, report
     assert (found.torn, found.open) == ([], [])
@@ -90,7 +90,7 @@ def test_a_torn_transaction_is_noticed_where_all_is_exact_in_the_end(cluster: Cl
         stream.start("a", bug="apart")
         stream.answer(ANSWERS)
         report = stream.finish()
-        found = examine(cluster, stream)
+        found = stream.audit()
     assert report.complaints == {}, "the oracle of inputs and outcomes cannot see it"
     assert len(found.torn) > 0
 
@@ -110,7 +110,3 @@ def test_a_broker_that_comes_back_holds_what_it_has_missed(cluster: Cluster, tmp
 def leader(cluster: Cluster, topic: str, name: str) -> int:
     count = len(Logs(cluster.data()).partitions(topic))
     return cluster.leader(topic, coordinator_partition(name, count))
-
-
-def examine(cluster: Cluster, stream: Stream) -> Audit:
-    return audit(Logs(cluster.data()), stream.group, stream.inputs(), stream.outputs())

@@ -11,7 +11,7 @@ from typing import Self
 from confluent_kafka.admin import AdminClient
 
 from tests.services.kafka_service import Kafka, broker_settings, local_broker
-from tests.services.process import HOST, LocalProcess, ServiceError, free_ports, tail
+from tests.services.process import HOST, ServiceError, free_ports, tail
 
 BROKERS = 3
 HEAP_MB = 384
@@ -70,7 +70,7 @@ class Cluster:
             broker.start()  # returns when itself answers; until then the others may think it is still there
             self.wait_until_in_sync()
         except ServiceError as error:
-            raise ServiceError(f"{error}\n{tail(data_folder(broker).with_name('server.log'))}") from error
+            raise ServiceError(f"{error}\n{tail(broker.data()[0].with_name('server.log'))}") from error
 
     def leader(self, topic: str, partition: int) -> int:
         """The number of the broker that leads a partition: of an internal topic, the coordinator of what is in it."""
@@ -82,7 +82,7 @@ class Cluster:
 
     def data(self) -> list[Path]:
         """The folder of each broker's logs."""
-        return [data_folder(broker) for broker in self.brokers]
+        return [folder for broker in self.brokers for folder in broker.data()]
 
     def close(self) -> None:
         """Stop all and delete their data. No broker waits for one that has gone before it, so they are killed."""
@@ -117,13 +117,6 @@ class Cluster:
             if len(one.isrs) < len(one.replicas) or one.leader < 1
         ]
         return f"partitions out of sync: {short[:5]}" if short else ""
-
-
-def data_folder(broker: Kafka) -> Path:
-    """Where a broker on the local JVM keeps its logs."""
-    if not isinstance(broker.process, LocalProcess):
-        raise ServiceError(f"{broker} does not run on the local JVM: its logs cannot be read")
-    return broker.process.log.parent / "data"
 
 
 def start_cluster(count: int = BROKERS, heap_mb: int = HEAP_MB) -> Cluster:

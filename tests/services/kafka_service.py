@@ -68,6 +68,12 @@ class Kafka(Service):
         if not admin.list_topics(timeout=1).brokers:
             raise ServiceError("no broker has registered yet")
 
+    def data(self) -> list[Path]:
+        """The folder of its logs, if it runs on the local JVM."""
+        if not isinstance(self.process, LocalProcess):
+            raise ServiceError(f"{self} does not run on the local JVM: its logs cannot be read")
+        return [self.process.log.parent / "data"]
+
     def __repr__(self) -> str:
         return f"Kafka({self.bootstrap})"
 

@@ -18,17 +18,6 @@ from streamer.models import find, pin, sign, write
 from tests.model_folders import FILES, WEIGHTS, description, edit, flip, truncate
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    write(tmp_path, description(), WEIGHTS, FILES)
-    return tmp_path
-
-
-@pytest.fixture
-def folder(models: Path) -> Path:
-    return models / "demo" / "v1"
-
-
 def older(folder: Path) -> None:
     """As `model.toml` was before it said what the weights hold."""
     text = (folder / "model.toml").read_text()

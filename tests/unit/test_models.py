@@ -23,17 +23,6 @@ class Sizes(BaseModel):
     width: int
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    write(tmp_path, description(), WEIGHTS, FILES)
-    return tmp_path
-
-
-@pytest.fixture
-def folder(models: Path) -> Path:
-    return models / "demo" / "v1"
-
-
 def replace_weights(folder: Path, content: bytes) -> None:
     """New weights that the manifest vouches for: only the parser can refuse them."""
     old = (folder / "model.safetensors").read_bytes()
