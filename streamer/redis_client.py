@@ -1,4 +1,5 @@
-"""How Redis is asked: every wait bounded, no call raises, and after three failures it is left alone for a while."""
+"""How Redis is asked: every wait bounded, no call raises, and after three that fail or crawl it is left alone for a
+while."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ OPEN_S = 1.0
 SLOW_SHARE = 5
 """A circuit stays open for a second, or this often the time that the failure took: time-outs do not bound how long a
 name server takes, and so an outage costs at most a sixth of the time."""
+VALUE_S = 0.0002
+"""What a call may take beyond the time-out for each value that it asks for or stores: twice what packing and parsing
+took on a busy machine, so that a large call of ours is not held against Redis."""
 
 T = TypeVar("T")
 
@@ -53,13 +57,27 @@ def connect(url: str, timeout_ms: int) -> redis.Redis:
     )
 
 
+class _Slow(Exception):
+    """An answer, but one that took longer than a call may take."""
+
+    def __init__(self, answer: Any, took_s: float) -> None:
+        super().__init__()
+        self.answer = answer
+        self.took_s = took_s
+
+
 class Circuit:
-    """One kind of call. A failing one is no answer; three in a row open the circuit, then none is made for a second."""
+    """One kind of call. A failing one is no answer; three in a row open the circuit, then none is made for a second.
+
+    A slow one fails too, as the time-out bounds each wait, not their sum: a line that drips would hold up everything.
+    Its answer is used.
+    """
 
     def __init__(self, client: redis.Redis, clock: Clock, kind: str) -> None:
         self._client = client
         self._clock = clock
         self._kind = kind
+        self._timeout_s: float = client.get_connection_kwargs()["socket_timeout"]
         self._breaker: Any = pybreaker.CircuitBreaker(
             fail_max=FAILURES_MAX,
             reset_timeout=OPEN_S,
@@ -68,24 +86,42 @@ class Circuit:
         )
         self.failures = 0
 
-    def call(self, ask: Callable[[redis.Redis], T]) -> T | None:
-        """What `ask` returns; None when it fails, or is not even asked because the circuit is open."""
+    def call(self, ask: Callable[[redis.Redis], T], values: int) -> T | None:
+        """What `ask` returns for so many values; None when it fails, or is not even asked because the circuit is
+        open."""
         began = self._clock.now()
         was = self.state
         try:
-            answer: T = self._breaker.call(ask, self._client)
+            answer: T = self._breaker.call(self._in_time, ask, values)
         except pybreaker.CircuitBreakerError:
             return None
+        except _Slow as slow:  # its reply is read to the end: the connection is good
+            self._failed(began)
+            took_ms = round(slow.took_s * 1000)
+            log.warning(f"redis: {self._kind} is slow", took_ms=took_ms, why="cache.timeout_ms is the longest wait")
+            kept: T = slow.answer
+            return kept
         except Exception as error:  # a server that speaks no Redis makes the client raise anything
             # A connection with an unread reply must not serve the next question.
             self._client.connection_pool.disconnect()
-            self._breaker.reset_timeout = max(OPEN_S, SLOW_SHARE * (self._clock.now() - began))
-            self.failures += 1
+            self._failed(began)
             log.warning(f"redis: {self._kind} failed; going on without", why=why(error))
             return None
         if was != "closed":
             log.info(f"redis: {self._kind} works again")
         return answer
+
+    def _in_time(self, ask: Callable[[redis.Redis], T], values: int) -> T:
+        began = self._clock.now()
+        answer = ask(self._client)
+        took_s = self._clock.now() - began
+        if took_s > self._timeout_s + values * VALUE_S:
+            raise _Slow(answer, took_s)
+        return answer
+
+    def _failed(self, began: float) -> None:
+        self._breaker.reset_timeout = max(OPEN_S, SLOW_SHARE * (self._clock.now() - began))
+        self.failures += 1
 
     @property
     def state(self) -> str:

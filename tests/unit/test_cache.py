@@ -75,13 +75,18 @@ class Kept:
         self.ttl_ms = []
         self.answer = answer
         self.asked = 0
+        self.takes = lambda: None
         self.connection_pool = self
 
     def disconnect(self):
         self.disconnected = True
 
+    def get_connection_kwargs(self):
+        return {"socket_timeout": 0.02}
+
     def mget(self, names):
         self.asked += 1
+        self.takes()
         if isinstance(self.answer, Exception):
             raise self.answer
         return [self.values.get(name, self.answer) for name in names]
@@ -95,11 +100,11 @@ class Kept:
         self.ttl_ms.append(px)
 
     def execute(self):
-        pass
+        self.takes()
 
 
-def cache_over(client, secret=b"s", bad_values=lambda count: None, ttl_s=10):
-    clock = ManualClock()
+def cache_over(client, secret=b"s", bad_values=lambda count: None, ttl_s=10, clock=None):
+    clock = clock or ManualClock()
     near = NearCache(clock, 10, 10)
     return RedisCache(client, near, Payoff(lambda: 1.0), clock=clock, secret=secret, ttl_s=ttl_s, bad_values=bad_values)
 
@@ -116,6 +121,22 @@ def test_a_failing_redis_is_a_miss_and_soon_is_not_asked(error):
 
 
 ANSWER = b'{"x":1}'
+
+
+def test_a_redis_that_drips_its_answers_is_used_three_times_and_then_left_alone():
+    client, clock = Kept(), ManualClock()
+    cache = cache_over(client, clock=clock)
+    cache.put_many([(bytes([number]) * 16, ANSWER) for number in range(16)])
+    cache._near.close()
+    client.takes = lambda: clock.sleep(0.2)
+    keys = [bytes([number]) * 16 for number in range(5)]
+    assert [cache.get_many([key]) for key in keys] == [[ANSWER]] * 3 + [[None]] * 2
+    assert cache.circuit() == ("open", 3)
+    for key in keys:
+        cache.put_many([(key, ANSWER)])
+    assert cache.circuit() == ("open", 6), "storing is slow as well"
+
+
 OTHER = b"\x01" * 16
 NAME = b"streamer:answer:" + KEY
 

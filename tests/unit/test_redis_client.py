@@ -13,8 +13,10 @@ from structlog.testing import capture_logs
 
 from streamer import redis_client
 from streamer.errors import BadConfig
-from streamer.redis_client import OPEN_S, Circuit, connect, why
+from streamer.redis_client import OPEN_S, VALUE_S, Circuit, connect, why
 from streamer.testing import ManualClock
+
+TIMEOUT_S = 0.02
 
 
 class Client:
@@ -26,6 +28,9 @@ class Client:
 
     def disconnect(self) -> None:
         self.disconnects += 1
+
+    def get_connection_kwargs(self) -> dict[str, float]:
+        return {"socket_timeout": TIMEOUT_S}
 
 
 class Stand:
@@ -39,8 +44,8 @@ class Stand:
         self.error: Exception | None = None
         self.takes_s = 0.0
 
-    def call(self) -> str | None:
-        return self.circuit.call(self._ask)
+    def call(self, values: int = 1) -> str | None:
+        return self.circuit.call(self._ask, values)
 
     def _ask(self, client: Any) -> str:
         assert client is self.client
@@ -129,6 +134,35 @@ def test_what_fails_slowly_is_asked_seldom() -> None:
     stand.clock.sleep(OPEN_S + 0.1)
     stand.call()
     assert stand.asked == 5, "a quick failure opens it for a second only"
+
+
+def test_three_answers_that_drip_in_open_it_and_are_used() -> None:
+    """Each wait is shorter than the time-out; their sum is not."""
+    stand = Stand()
+    stand.takes_s = 0.5
+    with capture_logs() as logs:
+        assert [stand.call() for _ in range(5)] == ["answer", "answer", "answer", None, None]
+    assert (stand.circuit.state, stand.circuit.failures, stand.client.disconnects) == ("open", 3, 0)
+    assert [line["event"] for line in logs] == ["redis: asking is slow"] * 3
+    stand.clock.sleep(2.4)
+    assert stand.call() is None, "five times as long as the call took"
+    stand.clock.sleep(0.2)
+    assert stand.call() == "answer"
+    assert stand.circuit.state == "open", "still slow"
+    stand.takes_s = 0.001
+    stand.clock.sleep(2.6)
+    assert stand.call() == "answer"
+    assert stand.circuit.state == "closed"
+
+
+@pytest.mark.parametrize("values", [1, 1000])
+@pytest.mark.parametrize(("more_s", "state"), [(-0.001, "closed"), (0.001, "open")])
+def test_a_call_may_take_the_time_out_and_what_its_values_take(values: int, more_s: float, state: str) -> None:
+    stand = Stand()
+    stand.takes_s = TIMEOUT_S + values * VALUE_S + more_s
+    for _ in range(3):
+        assert stand.call(values) == "answer"
+    assert stand.circuit.state == state
 
 
 def test_it_says_what_failed_and_when_it_works_again_and_no_more() -> None:
