@@ -181,6 +181,13 @@ class Attempts:
             }
             self._keep()
 
+    def given_up(self, partitions: Iterable[int]) -> None:
+        """These are another replica's, and all that was read of them is answered: what is known of them is its to find
+        out, and must not count against whatever stands at these offsets when they come back."""
+        if gone := self._partitions.intersection(partitions):
+            self._found = {place: deaths for place, deaths in self._found.items() if deaths.partition not in gone}
+            self._keep()
+
     def reading(self, on: bool) -> None:
         """The owner thread is at records that are not on the device yet: a death is not the device's."""
         self._store.reading(on)

@@ -176,7 +176,7 @@ class Engine:
         lap("settle")
         self._release()
         lap("release")
-        self._commit_if_due()
+        self._commit_if_due(self._commit_timeout_s)
         lap("commit")
         self._observe()
 
@@ -202,6 +202,8 @@ class Engine:
         """Finish what is in flight while these partitions are still ours, then let go of them."""
         self._parts.metrics.rebalance("revoked")
         self._finish(self._draining or Deadline(self._parts.clock, self._limits.revoke_s))
+        if not (len(self._ledger) or len(self._checkpoint)) and self._draining is None:
+            self._parts.attempts.given_up(partitions)
         self._forget(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
@@ -262,8 +264,8 @@ class Engine:
             self._dead_letters.observe(run)
         self._checkpoint.add(released)
 
-    def _commit_if_due(self) -> None:
-        self._go_on_from(self._checkpoint.advance(self._worth_gathering(), self._commit_timeout_s))
+    def _commit_if_due(self, timeout_s: float) -> None:
+        self._go_on_from(self._checkpoint.advance(self._worth_gathering(), timeout_s))
 
     def _go_on_from(self, moved: Positions) -> None:
         """Let go of partitions that somebody else has moved, and read on from there."""
@@ -336,6 +338,8 @@ class Engine:
                 wait_s = self._commit_wait(parts.clock.now()) or 0.0
                 parts.clock.sleep(min(max(0.0, wait_s), deadline.left()))
                 self._go_on_from(self._checkpoint.commit(deadline))
+            else:  # slow batches, or suspects one by one, may take all the time: what is done stays done
+                self._commit_if_due(min(self._commit_timeout_s, deadline.left()))
             parts.health.beat()
         parts.batcher.refill()
         if left := len(self._ledger) + len(self._checkpoint):

@@ -109,6 +109,19 @@ def produce(
             producer.poll(POLL_S)
 
 
+def without(messages: Iterable[Message], partitions: Iterable[int]) -> list[Message]:
+    """The messages that do not come from these source partitions."""
+    gone = set(partitions)
+    return [message for message in messages if message.partition not in gone]
+
+
+def cure_of(error: KafkaError, topic: str) -> str:
+    """What a person can mend, for a message to this topic."""
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return needs("WRITE", "topic", topic)
+    return CURES.get(error.code(), "")
+
+
 def made(make: MakeProducer, config: dict[str, Any]) -> Any:
     """A producer.
 

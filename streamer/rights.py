@@ -13,6 +13,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
+from streamer.clock import Clock, Deadline, SystemClock
+
 GRANT = "grant it to this user (deploy/acls.sh lists every right)"
 NO_TOPIC = "make the topics: streamer topics apply"
 TOKEN = ("OAUTHBEARER token", "OIDC token")
@@ -28,6 +30,13 @@ OF_CERTIFICATES = (
 )
 """Alerts of TLS (RFC 8446, 6.2) that time does not cure, as OpenSSL writes them."""
 PROBE_S = 2.0
+SILENT_S = 10.0
+"""Refused by one broker, and nothing heard from any for so long: nobody lets us in."""
+DOUBT_S = 5.0
+"""So long without a word from any, and it is time to ask for one: a topic may just be idle."""
+STANDS_S = 60.0
+"""A refusal that is not repeated for so long stands no more: the client connects again every 10 s, and says the same
+once in 30 s."""
 
 Forbidden = Callable[[Mapping[str, Any], Sequence[str], float], str]
 """Which right to write to these topics is missing; nothing when that is not what is wrong."""
@@ -40,19 +49,20 @@ def needs(operation: str, resource: str, name: str) -> str:
 
 def forbidden(config: Mapping[str, Any], topics: Sequence[str], timeout_s: float, operation: str = "WRITE") -> str:
     """Which of `topics` do not allow `operation` to the client of `config`, as the broker sees it; nothing when all do,
-    or it does not say.
+    or it does not say within `timeout_s` for all of them.
 
     A failed delivery does not say which topic was refused, and a callback for each message would cost too much.
     """
     if not topics:
         return ""
     own = {name: value for name, value in config.items() if not callable(value) and name not in ("logger", "error_cb")}
+    deadline = Deadline(SystemClock(), timeout_s)
     try:
         client = AdminClient({**own, "log_level": 0})  # a name of its own: thrown away, it answers nothing
         asked = client.describe_topics(
             TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=timeout_s
         )
-        missing = [topic for topic, answer in asked.items() if not _allows(answer, operation, timeout_s)]
+        missing = [topic for topic, answer in asked.items() if not _allows(answer, operation, deadline.left())]
     except (KafkaException, TimeoutError):
         return ""
     return "; ".join(needs(operation, "topic", topic) for topic in missing)
@@ -64,6 +74,38 @@ def _allows(answer: Any, operation: str, timeout_s: float) -> bool:
         return not allowed or AclOperation[operation] in allowed  # a broker of another kind says none
     except KafkaException as error:
         return bool(error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED)
+
+
+class Refusal:
+    """What one broker has against a client that others let in: fatal only when none of them is heard any more."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._why: str | None = None
+        self._said_at = float("-inf")
+        self._silent_since = float("-inf")
+
+    def said(self, why: str) -> None:
+        """A broker refuses us."""
+        now = self._clock.now()
+        if not self._stands():
+            self._silent_since = now  # what was before was another outage
+        self._why, self._said_at = why, now
+
+    def heard(self) -> None:
+        """A broker has answered."""
+        self._silent_since = self._clock.now()
+
+    def doubtful(self) -> bool:
+        """Whether some broker should be asked for an answer."""
+        return self._stands() and self._clock.now() - self._silent_since >= DOUBT_S
+
+    def final(self) -> str | None:
+        """What is wrong and the cure, when nobody lets us in any more."""
+        return self._why if self._stands() and self._clock.now() - self._silent_since >= SILENT_S else None
+
+    def _stands(self) -> bool:
+        return self._clock.now() - self._said_at < STANDS_S
 
 
 def is_token(said: str) -> bool:

@@ -16,9 +16,21 @@ from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, Refused, Temporary, Unclear, Unreachable, Wait
 from streamer.line import EVERY_MS, RETRY_MAX_MS, RETRY_MS, SHORTEST_REST, Line
 from streamer.ports import Commit, Source
-from streamer.producing import COMMON, CURES, UNSENT, MakeProducer, Partitions, abort, made, produce
+from streamer.producing import (
+    COMMON,
+    CURES,
+    UNSENT,
+    MakeProducer,
+    Partitions,
+    abort,
+    cure_of,
+    made,
+    produce,
+    without,
+)
 from streamer.records import Message, Positions
 from streamer.rights import Forbidden, forbidden, is_token, needs, refused
+from streamer.rivals import Rivals
 
 log = structlog.get_logger(__name__)
 
@@ -30,21 +42,6 @@ DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
 """What a transaction says when messages of it were not taken: not which, and the second not even why."""
 TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
-RIVAL_S = 10.0
-"""Fenced twice within this time, it is another process; once may be a late request, as when a coordinator moves."""
-
-
-def _without(messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
-    """The messages that do not come from these source partitions."""
-    gone = set(partitions)
-    return [message for message in messages if message.partition not in gone]
-
-
-def _cure(error: KafkaError, topic: str) -> str:
-    """What a person can mend, for a message to this topic."""
-    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        return needs("WRITE", "topic", topic)
-    return CURES.get(error.code(), "")
 
 
 class TransactionalSink:
@@ -88,6 +85,7 @@ class TransactionalSink:
         self._clock = clock
         self._make_producer = make_producer
         self._forbidden = asked
+        self._missing = ""  # which right, as the broker said, since the last commit that went well
         self._accepted = False  # has the broker ever let us in?
         self._identity: str | None = None  # why the broker, or we, do not accept the other
         self._partitions = Partitions()
@@ -98,7 +96,7 @@ class TransactionalSink:
         self._producer: Any = None
         self._disturbed = False
         self._line = Line()
-        self._fenced_at = float("-inf")
+        self._rivals = Rivals()
         self._slow_at: float | None = None  # when a request ended that may have been sent twice
 
     def write(self, messages: Sequence[Message]) -> None:
@@ -133,7 +131,7 @@ class TransactionalSink:
         return lambda: self._in_transaction(producer, end, started, deadline)
 
     def confirm(self) -> None:
-        self._begun = []
+        self._begun, self._missing = [], ""
 
     def _open(self, deadline: Deadline) -> tuple[Any, float]:
         """Have all that is begun in a transaction; its producer, and when it was opened."""
@@ -210,8 +208,8 @@ class TransactionalSink:
         self._accepted, self._disturbed = True, False
 
     def forget(self, partitions: Sequence[int]) -> None:
-        self._messages = _without(self._messages, partitions)
-        kept = _without(self._begun, partitions)
+        self._messages = without(self._messages, partitions)
+        kept = without(self._begun, partitions)
         if self._open_since is not None and len(kept) < len(self._begun):
             self._roll_back("some of its partitions were given up", Deadline(self._clock, ROLL_BACK_S))
         self._begun = kept
@@ -244,13 +242,12 @@ class TransactionalSink:
     def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> None:
         """Turn what a transactional call said into what to do about it. Always raises."""
         said = f"transaction: {error.str()}"
-        if error.code() == KafkaError._FENCED and took_s < self._timeout_s:
-            before_s, self._fenced_at = self._clock.now() - self._fenced_at, self._clock.now()
-            if before_s < RIVAL_S:  # fighting back would fence them in turn
-                raise Temporary(
-                    f"another process uses this replica's transactional id {self._config['transactional.id']}; "
-                    "give each replica its own kafka.slot"
-                )
+        soon = took_s < self._timeout_s  # later, the broker may have timed it out
+        if error.code() == KafkaError._FENCED and soon and self._rivals.fenced(self._clock.now()):
+            raise Temporary(
+                f"another process uses this replica's transactional id {self._config['transactional.id']}; "
+                "give each replica its own kafka.slot"
+            )
         if error.txn_requires_abort() or error.code() in UNSENT:
             with self._once():
                 abort(producer, said, deadline, lambda: self._cure(error.code(), deadline))
@@ -263,11 +260,15 @@ class TransactionalSink:
             return needs("WRITE", "transactional id", f"{self._config['transactional.id']} (or the prefix {group}.)")
         if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
             return needs("READ", "group", group)
-        if code in DELIVERY:
+        generic = CURES.get(code, "")
+        if code not in DELIVERY or (deadline.passed() and generic and not self._missing):
+            return generic
+        # Who waits for the commit may give it up before the broker has said; then the next one need not ask.
+        if not self._missing:
             topics = sorted({message.topic for message in self._begun})
             seen = self._forbidden(self._config, topics, min(ASK_S, deadline.left(at_least=0.5)))
-            return seen or CURES.get(code, "")
-        return CURES.get(code, "")
+            self._missing = seen or self._missing
+        return self._missing or generic
 
     def _on_error(self, error: KafkaError | None) -> None:
         # As in `_once`: a request may have been sent twice, and a new producer before the next costs one request.
@@ -335,7 +336,7 @@ class AtLeastOnceSink:
             if self._refused:
                 # Kept, and sent again by the next commit; no position passes them.
                 message, error = self._refused[0]
-                cure = _cure(error, message.topic) or "see its log"
+                cure = cure_of(error, message.topic) or "see its log"
                 raise Refused(f"the broker refuses messages to {message.topic}: {error.str()}; {cure}")
 
         self._positions = positions
@@ -350,7 +351,7 @@ class AtLeastOnceSink:
         """After a flush that did not come back: its messages are still the client's."""
 
     def forget(self, partitions: Sequence[int]) -> None:
-        self._unsent = _without(self._unsent, partitions)
+        self._unsent = without(self._unsent, partitions)
         gone = set(partitions)
         self._refused += [(message, error) for message, error in self._take_refused() if message.partition not in gone]
 
@@ -373,7 +374,7 @@ class AtLeastOnceSink:
             said = error.args[0]
             if said.fatal() or said.code() == KafkaError._FATAL:
                 raise Temporary(f"the producer cannot go on: {said.str()}; start the process again") from error
-            if cure := _cure(said, unsent[0].topic):
+            if cure := cure_of(said, unsent[0].topic):
                 raise Refused(f"cannot send: {said.str()}; {cure}") from error
             raise Wait(f"cannot send: {said.str()}") from error
         finally:

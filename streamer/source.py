@@ -22,7 +22,7 @@ from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
-from streamer.rights import NO_TOPIC, is_token, needs, refused
+from streamer.rights import NO_TOPIC, Refusal, is_token, needs, refused
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,8 @@ START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
 CAPTURE_EVERY_S = 0.05
+ASK_S = 1.0
+"""How long any broker may take to show that it lets us in, when another does not."""
 
 DEFAULTS: Mapping[str, str] = {
     # Offsets move only with what was published, never by a timer.
@@ -98,6 +100,8 @@ class KafkaSource:
         self._paused = False
         self._group: Any = None
         self._capture_at = 0.0
+        self._joined = False  # was this ever a member of its group?
+        self._refusal = Refusal(self._clock)
         self._failure: BaseException | None = None
 
     def subscribe(self, rebalance: Rebalance) -> None:
@@ -117,6 +121,10 @@ class KafkaSource:
             self._resume()
             records = self._take(self._fetch(records_max, timeout_s))
         self._raise_kept()
+        if records:
+            self._refusal.heard()
+        else:
+            self._heed_refusal()
         if self._clock.now() >= self._capture_at:
             self._capture_group()
         return records
@@ -230,15 +238,31 @@ class KafkaSource:
         log.warning("consumer", error=error.str())
 
     def _on_error(self, error: KafkaError | None) -> None:
-        """What the client says outside of any call. Who is refused would be refused for ever; but a member of the
-        group goes on with the token that it has, while the token server is away."""
+        """What the client says outside of any call. Who is refused at the start would be refused for ever. Who was let
+        in goes on while any broker lets it: one of them may have a bad certificate. And a member goes on with the token
+        that it has, while the token server is away."""
         if error is None:  # the client has no words for some fatal errors; whoever calls it next is told
             return
         why = refused(error.str(), self._client)
         if why is None or (is_token(error.str()) and self._group is not None):
             log.warning("consumer", error=error.str())
+        elif self._joined:
+            log.warning("a broker does not let us in; going on with the others", why=why)
+            self._refusal.said(why)
         elif self._failure is None:
             self._failure = Unreachable(f"cannot read {self._topic}: {why}")
+
+    def _heed_refusal(self) -> None:
+        """Raise when one broker has refused us and none has been heard since, though asked: that is no idle topic."""
+        if self._refusal.doubtful():
+            try:
+                self._consumer.list_topics(self._topic, timeout=ASK_S)
+            except KafkaException:
+                log.warning("a broker has refused us, and none answers")
+            else:
+                self._refusal.heard()
+        if why := self._refusal.final():
+            raise Unreachable(f"cannot read {self._topic}: {why}")
 
     def _begins(self, message: Any) -> bool:
         """Whether this says only that the group has no position in a partition, which was not to be learnt on
@@ -261,6 +285,7 @@ class KafkaSource:
         is safe: at worst the broker refuses a commit, and the next one brings the new."""
         group = self._consumer.consumer_group_metadata()
         self._group = group if self._consumer.memberid() else None
+        self._joined = self._joined or self._group is not None
         self._capture_at = self._clock.now() + CAPTURE_EVERY_S
 
     def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.attempts import FILE_BYTES, Attempts, FileStore, MemoryStore
+from streamer.batcher import BatchPolicy
 from streamer.errors import Reason
 from streamer.ledger import Lane
 from streamer.records import Item, Record, Rejected
-from streamer.testing import CRASH, Crash, serve
+from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, serve
 from tests.echo import CachedEcho, Echo, ping
 
 
@@ -142,6 +143,39 @@ def test_what_is_answered_is_under_suspicion_no_more():
     assert attempts.suspects(items(7))
     attempts.passed(items(7))
     assert Attempts(store).suspects(items(5, 6, 7)) == []
+
+
+def test_what_another_replica_has_been_given_is_under_suspicion_no_more():
+    store = MemoryStore()
+    die(store, items(5), items(5, partition=1))
+    attempts = die(store, items(5), items(5, partition=1))
+    attempts.given_up([1, 2])
+    for known in (attempts, Attempts(store)):
+        assert [one.record.partition for one in known.suspects([*items(5), *items(5, partition=1)])] == [0]
+
+
+def remembered(*script, seconds=0.001):
+    """What is still known of a record of this partition that has killed three times, and was never read again."""
+    store = MemoryStore()
+    for _ in range(3):
+        die(store, items(500))
+    bench = Bench(attempts=store, seconds=lambda batch: seconds, batch=BatchPolicy(items_max=1))
+    serve(Echo(), script, bench)
+    return [one.record.offset for one in Attempts(store).suspects(items(500))]
+
+
+def test_a_partition_that_is_given_up_with_all_its_answers_takes_its_deaths_along():
+    assert remembered(ping(1), PAUSE, REVOKE, ping(2)) == []
+
+
+@pytest.mark.parametrize("marker", [LOSE, CRASH, PAUSE])
+def test_a_partition_that_is_lost_or_comes_back_after_a_death_keeps_them(marker):
+    assert remembered(ping(1), PAUSE, marker, ping(2)) == [500]
+
+
+def test_a_partition_that_is_given_up_with_records_half_done_keeps_its_deaths():
+    """One of them may be what kills, or hangs."""
+    assert remembered(*(ping(n) for n in range(12)), PAUSE, REVOKE, seconds=1.0) == [500]
 
 
 def test_two_deaths_alone_condemn():

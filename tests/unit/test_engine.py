@@ -63,6 +63,13 @@ def test_a_revoke_commits_what_is_in_flight_so_nothing_is_computed_twice():
     assert sorted(n for run in worker.runs for n in run) == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_revoke_without_the_time_for_all_keeps_what_is_done():
+    worker = Echo()
+    bench = Bench(batch=BatchPolicy(items_max=1), seconds=lambda batch: 1.0)  # against five seconds for a revoke
+    serve(worker, [*(ping(n) for n in range(12)), PAUSE, REVOKE, ping(12)], bench)
+    assert len(worker.runs) <= 13 + 2  # at most those on their way to the device are computed again
+
+
 def test_what_waits_for_a_lost_partition_is_not_computed():
     worker = Echo()
     script = [*(ping(n) for n in range(8)), LOSE, *(ping(n) for n in range(8, 12))]

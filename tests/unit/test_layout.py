@@ -29,6 +29,7 @@ ENGINE = [
     [
         "rights",
         "line",
+        "rivals",
         "producing",
         "source",
         "sink",

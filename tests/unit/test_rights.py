@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
+from structlog.testing import capture_logs
 
 from streamer import rights
 from streamer.errors import Unreachable
 from streamer.source import KafkaSource
+from streamer.testing import ManualClock
 
 BROKER = "sasl_ssl://broker.example:9093/bootstrap"
 
@@ -60,11 +62,20 @@ class Reader:
 
     def __init__(self, config: dict[str, object], logger: object) -> None:
         self.heard, self.member, self.said = config["error_cb"], "", ""
+        self.messages: list[object] = []
+        self.answers = True
+        self.asked = 0
 
     def consume(self, *_: object) -> list[object]:
         if self.said:
             self.heard(KafkaError(KafkaError._AUTHENTICATION, self.said))  # type: ignore[operator]
-        return []
+        read, self.messages = self.messages, []
+        return read
+
+    def list_topics(self, topic: str, timeout: float) -> None:
+        self.asked += 1
+        if not self.answers:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
     def subscribe(self, *_: object, **__: object) -> None: ...
 
@@ -77,14 +88,14 @@ class Reader:
     resume = pause = subscribe
 
 
-def reader() -> tuple[KafkaSource, Reader]:
+def reader(clock: ManualClock | None = None) -> tuple[KafkaSource, Reader]:
     made: list[Reader] = []
 
     def make(config: dict[str, object], logger: object) -> Reader:
         made.append(Reader(config, logger))
         return made[0]
 
-    return KafkaSource({"group.id": "g"}, "events", "earliest", make_consumer=make), made[0]
+    return KafkaSource({"group.id": "g"}, "events", "earliest", clock, make), made[0]
 
 
 def test_a_reader_that_is_not_let_in_ends() -> None:
@@ -92,6 +103,104 @@ def test_a_reader_that_is_not_let_in_ends() -> None:
     client.said = f"{BROKER}: SASL authentication error: Authentication failed"
     with pytest.raises(Unreachable, match=r"cannot read events: .*sasl\.password"):
         source.poll(10, 0)
+
+
+def member(clock: ManualClock) -> tuple[KafkaSource, Reader]:
+    source, client = reader(clock)
+    client.member = "m"
+    source.poll(10, 0)
+    client.said = REFUSED[0]
+    return source, client
+
+
+def poll_for(source: KafkaSource, clock: ManualClock, seconds: int) -> None:
+    for _ in range(seconds):
+        source.poll(10, 0)
+        clock.sleep(1)
+
+
+REFUSED = [
+    f"{BROKER}: SASL authentication error: Authentication failed",
+    "ssl://127.0.0.1:1/3: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: x",
+]
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_one_broker_that_refuses_a_member_does_not_end_it_while_any_other_answers(said: str) -> None:
+    """As one broker of three with an expired certificate; nothing comes in, as the topic is idle."""
+    clock = ManualClock()
+    source, client = member(clock)
+    client.said = said
+    with capture_logs() as logs:
+        poll_for(source, clock, 100)
+    assert {line["event"] for line in logs} == {"a broker does not let us in; going on with the others"}
+    assert 10 < client.asked <= 20, "now and then"
+
+
+def test_a_member_that_no_broker_lets_in_any_more_ends_and_says_why() -> None:
+    clock = ManualClock()
+    source, client = member(clock)
+    client.answers = False
+    poll_for(source, clock, 10)
+    with pytest.raises(Unreachable, match=r"cannot read events: .*sasl\.password"):
+        source.poll(10, 0)
+
+
+def test_a_member_that_reads_goes_on_and_asks_nobody() -> None:
+    clock = ManualClock()
+    source, client = member(clock)
+    client.answers = False
+    source._positions[0] = 0
+    for offset in range(60):
+        client.messages = [Read(offset)]
+        assert len(source.poll(1, 0)) == 1
+        clock.sleep(1)
+    assert client.asked == 0
+
+
+def test_an_outage_after_a_refusal_that_was_mended_is_waited_for() -> None:
+    clock = ManualClock()
+    source, client = member(clock)
+    source.poll(10, 0)
+    client.said = ""
+    poll_for(source, clock, 60)
+    client.answers = False
+    poll_for(source, clock, 300)
+    assert client.asked < 12
+
+
+def test_an_outage_before_a_refusal_is_not_held_against_it() -> None:
+    """All brokers come back, and the first that does is the one that refuses."""
+    clock = ManualClock()
+    source, client = member(clock)
+    refusal, client.said = client.said, ""
+    poll_for(source, clock, 100)
+    client.said = refusal
+    client.answers = False
+    poll_for(source, clock, 9)
+    client.answers = True
+    poll_for(source, clock, 100)
+
+
+class Read:
+    """A record."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def offset(self) -> int:
+        return self._offset
+
+    def partition(self) -> int:
+        return 0
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def nothing(self) -> None:
+        """It has none."""
+
+    error = headers = key = value = nothing
 
 
 def test_a_token_server_that_is_away_ends_only_who_is_not_in_yet() -> None:

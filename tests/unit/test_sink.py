@@ -14,6 +14,7 @@ from streamer.clock import Deadline
 from streamer.committer import ThreadCommitter
 from streamer.errors import Aborted, Temporary, Unclear, Wait
 from streamer.records import Message
+from streamer.rivals import FENCES
 from streamer.sink import TransactionalSink
 from streamer.testing import FakeKafka, FakeSource, ManualClock
 
@@ -314,15 +315,17 @@ def test_other_errors_of_the_line_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("apart_s", "kind", "said"), [(9.0, Temporary, r"kafka\.slot"), (11.0, Unclear, "transaction")]
 )
-def test_fenced_again_soon_it_is_a_rival_of_the_same_id_and_the_cure_is_named(
+def test_fenced_again_and_again_it_is_a_rival_of_the_same_id_and_the_cure_is_named(
     apart_s: float, kind: type, said: str
 ) -> None:
-    setup = Setup(commit=error(KafkaError._FENCED, fatal=True))
+    setup = Setup()
     setup.write()
-    with pytest.raises(Unclear):
-        setup.commit()
-    setup.sink.recover(Deadline(setup.clock, 5))
-    setup.clock.sleep(apart_s)
+    for _ in range(FENCES - 1):
+        setup.plan["commit"] = error(KafkaError._FENCED, fatal=True)
+        with pytest.raises(Unclear):
+            setup.commit()
+        setup.sink.recover(Deadline(setup.clock, 5))
+        setup.clock.sleep(apart_s)
     setup.plan["commit"] = error(KafkaError._FENCED, fatal=True)
     with pytest.raises(kind, match=said):
         setup.commit()

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from confluent_kafka import KafkaError
+from prometheus_client import CollectorRegistry
 
-from streamer.clock import Deadline
-from streamer.errors import Aborted, Refused, Unreachable
+from streamer.checkpoint import REFUSALS_MAX, Checkpoint, CheckpointParts, CommitPolicy
+from streamer.clock import Clock, Deadline
+from streamer.codec import Identity, JsonCodec
+from streamer.committer import GRACE_S
+from streamer.errors import Aborted, Reason, Refused, StreamerError, Unclear, Unreachable
+from streamer.ledger import Lane
+from streamer.metrics import Metrics
+from streamer.ports import Commit
+from streamer.records import Item, Record, Rejected, Released
+from tests.echo import Echo
 from tests.unit.test_sink import FailingProducer, Setup, error
 
 
@@ -79,3 +90,87 @@ def test_a_new_producer_asks_again_whether_the_topics_are_there() -> None:
     setup.write()
     setup.commit()
     assert [producer.calls.count("list_topics") for producer in setup.producers] == [1, 1]
+
+
+class ImpatientCommitter:
+    """Makes a commit at once, and does not listen to what it says after its deadline, as `ThreadCommitter`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._error: StreamerError | None = None
+
+    def start(self, commit: Commit, deadline: Deadline) -> None:
+        give_up_at, self._error = self._clock.now() + deadline.left() + GRACE_S, None
+        try:
+            commit()
+        except StreamerError as error:
+            self._error = error
+        if self._clock.now() > give_up_at:
+            self._error = Unclear("the client does not return from a commit")
+
+    def ended(self, timeout_s: float) -> bool:
+        if self._error:
+            raise self._error
+        return True
+
+
+def checkpoint(setup: Setup) -> Checkpoint:
+    """One answer to commit, through this sink."""
+    codec = JsonCodec(Echo(), Identity("echo", "0", "", "g"), setup.clock, 10_000)
+    metrics = Metrics("echo", "0", CollectorRegistry())
+    committer = ImpatientCommitter(setup.clock)
+    parts = CheckpointParts(setup.source, setup.sink, committer, codec, setup.clock, metrics)
+    made = Checkpoint(parts, CommitPolicy(), lambda items, seconds: None)
+    item = Item(Record("t", 0, 0, b"k", b"v", None, 0), Lane(0))
+    item.outcome = Rejected(Reason.INVALID, "m", "E")
+    made.add([Released(0, [item], item.record.size)])
+    return made
+
+
+def commit_often(setup: Setup, code: int, abort: Callable[[FailingProducer], None] | None = None) -> None:
+    """Twice as often as a refusal is tried again, each time refused so."""
+    made = checkpoint(setup)
+    for _ in range(2 * REFUSALS_MAX):
+        setup.plan |= {"commit": error(code, txn_requires_abort=True), "abort": abort}
+        made.commit(Deadline(setup.clock, 5.0))
+        setup.clock.sleep(1.0)
+
+
+@pytest.mark.parametrize("code", [KafkaError._INCONSISTENT, KafkaError.TOPIC_AUTHORIZATION_FAILED])
+def test_an_answer_that_comes_after_the_commit_was_given_up_is_the_next_ones(code: int) -> None:
+    setup = Setup()
+
+    def answer_late(config: object, topics: object, timeout_s: float) -> str:
+        setup.asked.append("the broker")
+        setup.clock.sleep(20.0)
+        return "needs WRITE on topic target"
+
+    setup.sink._forbidden = answer_late
+    with pytest.raises(Unreachable, match="needs WRITE on topic target"):
+        commit_often(setup, code)
+    assert setup.asked == ["the broker"]
+
+
+def test_with_no_time_left_to_ask_it_is_refused_in_general_words() -> None:
+    setup = Setup()
+
+    def say_nothing(config: object, topics: object, timeout_s: float) -> str:
+        setup.clock.sleep(timeout_s + 0.1)
+        return ""
+
+    setup.sink._forbidden = say_nothing
+    with pytest.raises(Unreachable, match="needs WRITE on the target and the dead-letter topic"):
+        commit_often(setup, KafkaError.TOPIC_AUTHORIZATION_FAILED, lambda producer: producer.clock.sleep(5.1))
+
+
+def test_after_a_commit_that_went_well_the_broker_is_asked_anew() -> None:
+    setup = Setup()
+    setup.write()
+    for times in (1, 2):
+        for _ in range(2):
+            setup.plan["commit"] = error(KafkaError._INCONSISTENT, txn_requires_abort=True)
+            with pytest.raises(Refused):
+                setup.commit()
+        assert len(setup.asked) == times
+        setup.commit()
+        setup.write()
