@@ -16,7 +16,7 @@ from streamer.clock import Clock
 from streamer.derive import WHOLE_MAX
 from streamer.encryption import Cipher
 from streamer.errors import Reason, Reject
-from streamer.json_limits import DEPTH_MAX, LIST, TABLE, exceeded
+from streamer.json_limits import LIST, TABLE, exceeded, shallow
 from streamer.records import Headers, Item, Message, Predicted, Record, Rejected
 from streamer.worker import Worker
 
@@ -67,30 +67,30 @@ class JsonCodec:
 
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
         """Fill in each item's `event`; those that have none, and why."""
-        plain, careful = self._read
-        refused = []
+        (plain, careful), bytes_max = self._read, self._bytes_max
+        refused, nested = [], []
         for item in items:
             record = item.record
             value = record.value
-            if value is not None and record.key and len(value) <= self._bytes_max:
+            if value is not None and record.key and len(value) <= bytes_max:
                 try:
-                    # No list and no second table, or few: the first is quick to see, and all that most events are.
-                    if (
-                        len(value) <= WHOLE_MAX
-                        and value.isascii()
-                        and (
-                            (LIST not in value and value.rfind(TABLE) <= 0)
-                            or value.count(LIST) + value.count(TABLE) <= DEPTH_MAX
-                        )
-                    ):
-                        item.event = plain(value)
-                    else:
+                    if len(value) > WHOLE_MAX or not value.isascii():
                         item.event = careful(value)
+                    elif LIST in value or value.rfind(TABLE) > 0:
+                        nested.append((item, value))  # how deep is quicker told of all together
+                    else:
+                        item.event = plain(value)
                     continue
                 except Exception:  # noqa: S110 - pydantic has the last word, below
                     pass
             if rejected := self._decode(item):
                 refused.append((item, rejected))
+        for (item, value), flat in zip(nested, shallow([value for _, value in nested]), strict=True):
+            try:
+                item.event = plain(value) if flat else careful(value)
+            except Exception:
+                if rejected := self._decode(item):
+                    refused.append((item, rejected))
         return refused
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:

@@ -14,7 +14,7 @@ from schemas import Event
 from streamer.codec import Identity, JsonCodec
 from streamer.derive import WHOLE_MAX, decoder
 from streamer.errors import Reason
-from streamer.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, KEYS_MAX, depth, outside
+from streamer.json_limits import DEPTH_MAX, FEW, INT_MAX, INT_MIN, KEYS_MAX, depth, opened, outside, shallow
 from streamer.ledger import Lane
 from streamer.records import Item, Record, Rejected
 from streamer.testing import ManualClock
@@ -85,6 +85,26 @@ def test_it_may_be_32_deep_and_no_more_however_long(filler: str) -> None:
         assert rejected.reason is Reason.TOO_DEEP, levels
     assert outcome(said + ',"x":' + '{"a":' * (DEPTH_MAX - 1) + "1" + "}" * (DEPTH_MAX - 1)) is None
     assert outcome(said + ',"x":' + '{"a":' * DEPTH_MAX + "1" + "}" * DEPTH_MAX).reason is Reason.TOO_DEEP  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("around", [0, FEW, 200])
+def test_a_deep_one_is_found_among_shallow_ones(around: int) -> None:
+    rests = [',"parts":[[1]]'] * around + [nested(DEPTH_MAX + 1), nested(DEPTH_MAX)] + ["", ',"parts":[[1]]'] * around
+    for codec in CODECS:
+        items = [
+            Item(Record("t", 0, at, b"k", (HEAD + rest + "}").encode(), None, 0), Lane(0))
+            for at, rest in enumerate(rests)
+        ]
+        refused = [(item.record.offset, rejected.reason) for item, rejected in codec.decode_many(items)]
+        assert refused == [(around, Reason.TOO_DEEP)]
+        assert [at for at, item in enumerate(items) if item.event is None] == [around]
+
+
+@given(st.lists(st.text("[{a}]", max_size=DEPTH_MAX + 10).map(str.encode), max_size=2 * FEW))
+def test_many_are_counted_as_each_is(values: list[bytes]) -> None:
+    edge = [b"[" * DEPTH_MAX, b"{" * (DEPTH_MAX + 1), b"", b"[{" * 300]
+    for these in (values, values + edge * FEW, edge * FEW + values):
+        assert shallow(these) == [opened(value) <= DEPTH_MAX for value in these]
 
 
 def test_many_shallow_lists_are_not_deep() -> None:
