@@ -7,7 +7,7 @@ import queue
 import threading
 
 from streamer.clock import Clock, Deadline
-from streamer.errors import Internal, Temporary, Unclear
+from streamer.errors import Internal, Temporary, Unclear, Wait
 from streamer.ports import Commit
 
 GRACE_S = 0.5
@@ -34,6 +34,10 @@ class ThreadCommitter:
         def run() -> None:
             try:
                 commit()
+            except Wait as error:
+                # Its text is all that is asked of it; its stack would keep the client alive, with threads and buffers.
+                error.__cause__ = error.__context__ = None
+                end.put(error.with_traceback(None))
             except BaseException as error:  # the owner raises it
                 end.put(error)
             else:

@@ -120,17 +120,24 @@ def main(plan: Plan) -> None:
     faulthandler.register(signal.SIGUSR1)  # where does it hang?
     log.configure("info", "json")
     worker = SlowEcho(plan)
-    die = Failpoint(plan)
-    make_producer = functools.partial(_producer, die, plan)
-    app.TransactionalSink = functools.partial(TransactionalSink, make_producer=make_producer)  # type: ignore[misc]
-    app.AtLeastOnceSink = functools.partial(AtLeastOnceSink, make_producer=make_producer)  # type: ignore[misc]
-    app.Engine = functools.partial(_engine, die)  # type: ignore[misc,assignment]
+    if plan.die_at is not None or plan.bug is not None:
+        _tamper(plan)
     try:
         app.run(_settings(plan), worker)
         structlog.get_logger(__name__).info("served", computed=worker.computed)
     except Exit as error:
         print(f"streamer: {error}", file=sys.stderr, flush=True)
         sys.exit(error.code)
+
+
+def _tamper(plan: Plan) -> None:
+    """Put failpoints and the planted bug into what the application is made of. Else it is left as it is: what is put in
+    costs time and memory."""
+    die = Failpoint(plan)
+    make_producer = functools.partial(_producer, die, plan)
+    app.TransactionalSink = functools.partial(TransactionalSink, make_producer=make_producer)  # type: ignore[misc]
+    app.AtLeastOnceSink = functools.partial(AtLeastOnceSink, make_producer=make_producer)  # type: ignore[misc]
+    app.Engine = functools.partial(_engine, die)  # type: ignore[misc,assignment]
 
 
 class Failpoint:

@@ -17,8 +17,10 @@ class Owned:
 
     def __init__(self) -> None:
         self.partitions: set[int] = set()
+        self.told = False
 
     def assigned(self, partitions: Sequence[int]) -> None:
+        self.told = True
         self.partitions |= set(partitions)
 
     def revoked(self, partitions: Sequence[int]) -> None:
@@ -49,6 +51,25 @@ def test_a_partition_that_went_while_paused_is_read_when_it_comes_back(
     read: list[Record] = []
     until(lambda: len(read) == 4, lambda: read.extend(stays.poll(10, 0.1)))
     stays.close()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_replica_too_many_is_told_that_it_has_no_partitions(
+    kafka: Kafka, topic: str, group_id: str, protocol: str
+) -> None:
+    """With KIP-848 the client tells it nothing, so the group is asked; it would never be ready otherwise."""
+    client = {"bootstrap.servers": kafka.bootstrap, "group.id": group_id, "group.protocol": protocol}
+    sources = [KafkaSource(client, topic, "earliest") for _ in range(5)]  # of a topic with four partitions
+    owned = [Owned() for _ in sources]
+    for source, mine in zip(sources, owned, strict=True):
+        source.subscribe(mine)
+    until(
+        lambda: all(mine.told for mine in owned) and sorted(len(mine.partitions) for mine in owned) == [0, 1, 1, 1, 1],
+        lambda: [source.poll(10, 0.02) for source in sources],
+        timeout_s=40,
+    )
+    for source in sources:
+        source.close()
 
 
 def until(true: Callable[[], bool], turn: Callable[[], object], timeout_s: float = 20) -> None:

@@ -31,6 +31,7 @@ ENGINE = [
         "line",
         "rivals",
         "producing",
+        "membership",
         "source",
         "sink",
         "redis_client",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from structlog.testing import capture_logs
@@ -95,7 +97,8 @@ def reader(clock: ManualClock | None = None) -> tuple[KafkaSource, Reader]:
         made.append(Reader(config, logger))
         return made[0]
 
-    return KafkaSource({"group.id": "g"}, "events", "earliest", clock, make), made[0]
+    silent: Future[object] = Future()
+    return KafkaSource({"group.id": "g"}, "events", "earliest", clock, make, lambda _: (None, silent)), made[0]
 
 
 def test_a_reader_that_is_not_let_in_ends() -> None:
