@@ -20,7 +20,7 @@ from confluent_kafka import (
 
 from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
-from streamer.membership import Describe, Membership, described
+from streamer.membership import Membership
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
 from streamer.rights import NO_TOPIC, Refusal, is_token, needs, refused
@@ -83,7 +83,6 @@ class KafkaSource:
         start: str,
         clock: Clock | None = None,
         make_consumer: MakeConsumer = Consumer,
-        describe: Describe = described,
     ) -> None:
         classic = {} if client.get("group.protocol") == "consumer" else CLASSIC
         config: dict[str, Any] = {**DEFAULTS, **classic, **client, "error_cb": self._on_error}
@@ -104,7 +103,7 @@ class KafkaSource:
         self._capture_at = 0.0
         self._joined = False  # was this ever a member of its group?
         self._refusal = Refusal(self._clock)
-        self._membership = Membership(client, self._clock, describe)
+        self._membership = Membership(self._consumer, topic, client.get("group.id", ""), self._clock)
         self._failure: BaseException | None = None
 
     def subscribe(self, rebalance: Rebalance) -> None:
@@ -130,7 +129,7 @@ class KafkaSource:
             self._heed_refusal()
         if self._positions:
             self._membership.serves()
-        elif self._membership.spare(self._consumer.memberid()) and self._rebalance:
+        elif self._membership.spare() and self._rebalance:
             self._rebalance.assigned([])  # ready, and idle
         if self._clock.now() >= self._capture_at:
             self._capture_group()

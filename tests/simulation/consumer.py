@@ -151,6 +151,11 @@ class SimConsumer:
     def memberid(self) -> str:
         return self.member_id
 
+    def list_topics(self, topic: str, timeout: float) -> None:
+        self._wire.enter("list_topics")
+        if not self._wire.up():
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
     def consumer_group_metadata(self) -> tuple[str, int]:
         return self.member_id, self._generation
 

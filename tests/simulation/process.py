@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -119,9 +118,7 @@ class Process:
     def _build(self) -> None:
         plan, clock = self.world.plan, self.clock
         client = {"group.protocol": plan.protocol, "group.id": "g"}
-        self.source: Any = KafkaSource(
-            client, SOURCE, "earliest", clock, self._make_consumer, lambda _: (None, Future())
-        )
+        self.source: Any = KafkaSource(client, SOURCE, "earliest", clock, self._make_consumer)
         self.sink: Any = TransactionalSink(
             {}, f"g.{self.slot}", self.source, SOURCE, clock, self._make_producer, lambda *_: ""
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from structlog.testing import capture_logs
@@ -97,8 +95,7 @@ def reader(clock: ManualClock | None = None) -> tuple[KafkaSource, Reader]:
         made.append(Reader(config, logger))
         return made[0]
 
-    silent: Future[object] = Future()
-    return KafkaSource({"group.id": "g"}, "events", "earliest", clock, make, lambda _: (None, silent)), made[0]
+    return KafkaSource({"group.id": "g"}, "events", "earliest", clock, make), made[0]
 
 
 def test_a_reader_that_is_not_let_in_ends() -> None:
@@ -111,6 +108,7 @@ def test_a_reader_that_is_not_let_in_ends() -> None:
 def member(clock: ManualClock) -> tuple[KafkaSource, Reader]:
     source, client = reader(clock)
     client.member = "m"
+    source._positions[0] = 0
     source.poll(10, 0)
     client.said = REFUSED[0]
     return source, client
