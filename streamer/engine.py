@@ -133,7 +133,9 @@ class Engine:
                 self.step()
             self.drain(Deadline(self._parts.clock, self._limits.drain_s))
         except BaseException as error:
-            # Nothing half done may be committed any more: the client calls `revoked` even while it is thrown away.
+            # Nothing half done may be committed any more, nor known deaths be forgotten as if all were answered: the
+            # client calls `revoked` even while it is thrown away.
+            self._draining = Deadline(self._parts.clock, 0)
             with suppress(Exit):  # of a commit that was out: this error came first
                 self._forget(self._ledger.partitions())
             if not isinstance(error, DeviceFailed):

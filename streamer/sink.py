@@ -40,6 +40,7 @@ ASK_S = 2.0
 """How long to ask the broker which right is missing."""
 DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
 """What a transaction says when messages of it were not taken: not which, and the second not even why."""
+STUMBLES = (AttributeError, SystemError)  # confluent-kafka 2.16, as a rival fences it: `Logger has no attribute log`
 TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
 
@@ -153,20 +154,21 @@ class TransactionalSink:
         return producer, started
 
     def _in_transaction(self, producer: Any, call: Callable[[], None], started: float, deadline: Deadline) -> None:
-        """Call, on whatever thread, and raise what a failure means. The producer is given, as a thread that was
-        left behind must not touch the one that has replaced it."""
+        """Call, and raise what a failure means. The producer is given, as a thread may be left behind with it."""
         try:
             call()
         except KafkaException as error:
             self._failed(producer, error.args[0], self._clock.now() - started, deadline)
+        except STUMBLES as error:
+            raise Unclear(f"transaction: the client stumbled over a message of its own: {error}") from error
         except Wait as error:
             with self._once():
                 abort(producer, f"transaction: {error}", deadline)
 
     @contextmanager
     def _once(self) -> Iterator[None]:
-        """Was this request sent once? If it took as long as the client rests before it sends one again, a first copy
-        may still be on its way, and would move the positions or the end of the next transaction of this producer."""
+        """If this request took as long as the client rests before it sends one again, a first copy may still be on its
+        way, and would move the positions or the end of this producer's next transaction."""
         began = self._clock.now()
         try:
             yield
@@ -244,10 +246,8 @@ class TransactionalSink:
         said = f"transaction: {error.str()}"
         soon = took_s < self._timeout_s  # later, the broker may have timed it out
         if error.code() == KafkaError._FENCED and soon and self._rivals.fenced(self._clock.now()):
-            raise Temporary(
-                f"another process uses this replica's transactional id {self._config['transactional.id']}; "
-                "give each replica its own kafka.slot"
-            )
+            used = f"another process uses this replica's transactional id {self._config['transactional.id']}"
+            raise Temporary(f"{used}; give each replica its own kafka.slot")
         if error.txn_requires_abort() or error.code() in UNSENT:
             with self._once():
                 abort(producer, said, deadline, lambda: self._cure(error.code(), deadline))

@@ -123,9 +123,12 @@ class Stream:
     def catch_up(self, timeout_s: float = 60) -> float:
         """Wait until all that is written now is answered. Returns the seconds that it took."""
         began, ends = time.monotonic(), self.ends()  # a broker that is away may take long to say
-        self._wait(
-            lambda: all(self.committed()[number] >= end for number, end in ends.items()), timeout_s, f"up to {ends}"
-        )
+
+        def answered() -> bool:
+            committed = self.committed()
+            return all(committed[number] >= end for number, end in ends.items())
+
+        self._wait(answered, timeout_s, f"up to {ends}")
         return time.monotonic() - began
 
     def finish(self, timeout_s: float = 90) -> Report:

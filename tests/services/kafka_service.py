@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -64,6 +65,9 @@ class Kafka(Service):
         self.bootstrap = bootstrap
 
     def probe(self) -> None:
+        # A client for each look at a port that is still closed would take a whole core from the broker that starts.
+        host, port = self.bootstrap.split(",")[0].rsplit(":", 1)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         if not admin.list_topics(timeout=1).brokers:
             raise ServiceError("no broker has registered yet")

@@ -5,13 +5,18 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from streamer.attempts import FILE_BYTES, Attempts, FileStore, MemoryStore
 from streamer.batcher import BatchPolicy
-from streamer.errors import Reason
+from streamer.engine import Limits
+from streamer.errors import Exit, Reason
 from streamer.ledger import Lane
+from streamer.metrics import Metrics
+from streamer.models import Model
 from streamer.records import Item, Record, Rejected
-from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, serve
+from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, FakeKafka, ManualClock, serve
+from streamer.testing.serving import build
 from tests.echo import CachedEcho, Echo, ping
 
 
@@ -176,6 +181,21 @@ def test_a_partition_that_is_lost_or_comes_back_after_a_death_keeps_them(marker)
 def test_a_partition_that_is_given_up_with_records_half_done_keeps_its_deaths():
     """One of them may be what kills, or hangs."""
     assert remembered(*(ping(n) for n in range(12)), PAUSE, REVOKE, seconds=1.0) == [500]
+
+
+def test_a_process_that_ends_by_itself_keeps_the_deaths_that_it_knows():
+    """As one does whose device hangs: all is forgotten then, but nothing was answered."""
+    store = MemoryStore()
+    for _ in range(3):
+        die(store, items(500))
+    worker, kafka, model = Echo(), FakeKafka([]), Model.none("echo")
+    kafka.append(items(1)[0].record)  # no event of this worker
+    bench = Bench(attempts=store, limits=Limits(dead_run_max=0))
+    metrics = Metrics(worker.name, model.version, CollectorRegistry())
+    engine = build(worker, kafka, bench, clock=ManualClock(), faults=iter(()), metrics=metrics, model=model)
+    with pytest.raises(Exit):
+        engine.run()
+    assert Attempts(store).suspects(items(500))
 
 
 def test_two_deaths_alone_condemn():

@@ -331,6 +331,14 @@ def test_fenced_again_and_again_it_is_a_rival_of_the_same_id_and_the_cure_is_nam
         setup.commit()
 
 
+def test_a_client_that_stumbles_over_its_own_log_is_only_unclear() -> None:
+    """Seen where a rival fenced this one in the middle of sending."""
+    setup = Setup(flush=AttributeError("'Logger' object has no attribute 'log'"))
+    setup.write()
+    with pytest.raises(Unclear, match="stumbled"):
+        setup.commit()
+
+
 def test_fenced_after_our_own_timeout_is_only_unclear() -> None:
     setup = Setup()
 
