@@ -15,7 +15,8 @@ from tests.services.process import HOST, ServiceError, free_ports, tail
 
 BROKERS = 3
 HEAP_MB = 384
-READY_S = 90.0
+# A broker that was killed reads its logs again before it answers, and three share one small machine.
+READY_S = 180.0
 
 REPLICATED = {
     "default.replication.factor": "3",
