@@ -15,6 +15,8 @@ from tests.services.process import HOST, ServiceError, free_ports, tail
 
 BROKERS = 3
 HEAP_MB = 384
+# Brokers that start again and again: a slower compiler that is done sooner leaves the workers their cores.
+JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 # A broker that was killed reads its logs again before it answers, and three share one small machine.
 READY_S = 180.0
 
@@ -128,7 +130,8 @@ def start_cluster(count: int = BROKERS, heap_mb: int = HEAP_MB) -> Cluster:
     shared = {**(REPLICATED if count == BROKERS else {}), "controller.quorum.voters": voters}
 
     def formatted(node: int, port: int, controller: int) -> Kafka:
-        return local_broker({**broker_settings(node, HOST, port, controller, f"{HOST}:{port}"), **shared}, heap_mb)
+        own = broker_settings(node, HOST, port, controller, f"{HOST}:{port}")
+        return local_broker({**own, **shared}, heap_mb, JVM)
 
     with ThreadPoolExecutor(count) as pool:
         brokers = list(pool.map(formatted, range(1, count + 1), clients, controllers))

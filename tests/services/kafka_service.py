@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -118,14 +118,17 @@ def local_kafka(node_id: int = 1, heap_mb: int = 768) -> Kafka:
     return local_broker(broker_settings(node_id, HOST, port, controller, f"{HOST}:{port}"), heap_mb).launch()
 
 
-def local_broker(settings: Mapping[str, str], heap_mb: int) -> Kafka:
-    """A broker with these settings on the local JVM: its storage is formatted, and it is not started yet."""
+def local_broker(settings: Mapping[str, str], heap_mb: int, jvm: Sequence[str] = ()) -> Kafka:
+    """A broker with these settings on the local JVM: its storage is formatted, and it is not started yet.
+
+    `jvm`: options of the JVM beyond its memory.
+    """
     java, jars = find_java(), fetch_jars()
     folder = Path(tempfile.mkdtemp(prefix="streamer-kafka-"))
     properties = folder / "server.properties"
     lines = {**settings, "log.dirs": str(folder / "data")}.items()
     properties.write_text("".join(f"{name}={value}\n" for name, value in lines))
-    run = [java, f"-Xmx{heap_mb}m", "-Dlog4j2.level=WARN", "-cp", f"{jars}/*"]
+    run = [java, f"-Xmx{heap_mb}m", *jvm, "-Dlog4j2.level=WARN", "-cp", f"{jars}/*"]
     _run(
         [*run, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
         "Kafka could not format its storage",
