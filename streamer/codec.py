@@ -68,7 +68,7 @@ class JsonCodec:
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
         """Fill in each item's `event`; those that have none, and why."""
         (plain, careful), bytes_max = self._read, self._bytes_max
-        refused, nested = [], []
+        nested, doubtful = [], []
         for item in items:
             record = item.record
             value = record.value
@@ -83,15 +83,13 @@ class JsonCodec:
                     continue
                 except Exception:  # noqa: S110 - pydantic has the last word, below
                     pass
-            if rejected := self._decode(item):
-                refused.append((item, rejected))
+            doubtful.append(item)
         for (item, value), flat in zip(nested, shallow([value for _, value in nested]), strict=True):
             try:
                 item.event = plain(value) if flat else careful(value)
             except Exception:
-                if rejected := self._decode(item):
-                    refused.append((item, rejected))
-        return refused
+                doubtful.append(item)
+        return [(item, rejected) for item in doubtful if (rejected := self._decode(item))]
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:
         """The messages of settled items, in order; a skipped one has none."""

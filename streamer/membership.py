@@ -23,6 +23,15 @@ STRAY_S = 60.0
 """A rebalance may take its time; an operator's patience is no longer."""
 
 
+def answers(consumer: Any, topic: str) -> bool:
+    """Whether any broker answers this client, within a second."""
+    try:
+        consumer.list_topics(topic, timeout=ANSWER_S)
+    except KafkaException:
+        return False
+    return True
+
+
 class Membership:
     """What a replica without partitions may think of that. Costs nothing while it has some."""
 
@@ -53,9 +62,7 @@ class Membership:
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_EVERY_S
-        try:
-            self._consumer.list_topics(self._topic, timeout=ANSWER_S)
-        except KafkaException:
+        if not answers(self._consumer, self._topic):
             self._stray_since = None  # a broker that is away is waited for
             return False
         if self._consumer.memberid():

@@ -20,7 +20,7 @@ from confluent_kafka import (
 
 from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
-from streamer.membership import Membership
+from streamer.membership import Membership, answers
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
 from streamer.rights import NO_TOPIC, Refusal, is_token, needs, refused
@@ -31,7 +31,6 @@ START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
 CAPTURE_EVERY_S = 0.05
-ASK_S = 1.0
 """How long any broker may take to show that it lets us in, when another does not."""
 
 DEFAULTS: Mapping[str, str] = {
@@ -261,12 +260,10 @@ class KafkaSource:
     def _heed_refusal(self) -> None:
         """Raise when one broker has refused us and none has been heard since, though asked: that is no idle topic."""
         if self._refusal.doubtful():
-            try:
-                self._consumer.list_topics(self._topic, timeout=ASK_S)
-            except KafkaException:
-                log.warning("a broker has refused us, and none answers")
-            else:
+            if answers(self._consumer, self._topic):
                 self._refusal.heard()
+            else:
+                log.warning("a broker has refused us, and none answers")
         if why := self._refusal.final():
             raise Unreachable(f"cannot read {self._topic}: {why}")
 
