@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.pii import tags
 from streamer import encryption, models, slot
+from streamer.at_least_once import AtLeastOnceSink
 from streamer.attempts import Attempts, FileStore, MemoryStore
 from streamer.batcher import Batcher, BatchPolicy, CostModel
 from streamer.cache import ContentKey, NearCache, Payoff, RedisCache
@@ -41,7 +42,7 @@ from streamer.records import Item, Record, Rejected
 from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
-from streamer.sink import AtLeastOnceSink, TransactionalSink
+from streamer.sink import TransactionalSink
 from streamer.source import KafkaSource
 from streamer.watchdog import Watchdog
 from streamer.worker import Worker

@@ -130,7 +130,7 @@ class RedisCache:
         if not asked:
             return answers
         started = self._clock.now()
-        values = self._reading.call(lambda client: self._ask(client, [keys[at] for at in asked]), len(asked))
+        values = self._reading.call(lambda client: self._ask(client, [keys[at] for at in asked]))
         if values is None:
             return answers  # an outage says nothing about what a look-up is worth
         found = []
@@ -154,7 +154,7 @@ class RedisCache:
         kept = [(key, self._value(key, answer)) for key, answer in answers if self._payoff.takes(key)]
         kept = [(key, value) for key, value in kept if len(value) <= VALUE_BYTES_MAX]
         if kept:
-            self._writing.call(lambda client: self._set(client, kept), len(kept))
+            self._writing.call(lambda client: self._set(client, kept))
 
     def circuit(self) -> tuple[str, int]:
         states = {self._reading.state, self._writing.state}

@@ -340,7 +340,7 @@ class Engine:
                 wait_s = self._commit_wait(parts.clock.now()) or 0.0
                 parts.clock.sleep(min(max(0.0, wait_s), deadline.left()))
                 self._go_on_from(self._checkpoint.commit(deadline))
-            else:  # slow batches, or suspects one by one, may take all the time: what is done stays done
+            elif not deadline.passed():  # slow batches, or suspects one by one, may take all the time
                 self._commit_if_due(min(self._commit_timeout_s, deadline.left()))
             parts.health.beat()
         parts.batcher.refill()

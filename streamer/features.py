@@ -36,7 +36,7 @@ class RedisFeatures:
         self._bad_values = bad_values
 
     def read_many(self, keys: Sequence[str]) -> list[Features]:
-        hashes = self._circuit.call(lambda client: self._read(client, keys), len(keys))
+        hashes = self._circuit.call(lambda client: self._read(client, keys))
         if hashes is None:
             return [{} for _ in keys]
         found = [_numbers(fields) for fields in hashes]

@@ -6,6 +6,7 @@ coordinator's connection (2.16). Its statistics count it: `disconnects` and `req
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,6 +23,15 @@ RETRY_MS = 100
 """How long the client rests, less a fifth at most, before it sends a request again whose answer was lost."""
 RETRY_MAX_MS = 1000
 SHORTEST_REST = 0.75
+STUMBLES = (AttributeError, SystemError)
+"""confluent-kafka 2.16 raises them out of any call that serves callbacks, when it hears of a fatal error and has
+something to log at once: `Logger has no attribute log`. They say nothing of what became of the call."""
+
+
+def hear(producer: Any) -> None:
+    """Let a producer tell what it has to tell. If that fails, whoever uses it next is told why."""
+    with suppress(KafkaException, *STUMBLES):
+        producer.poll(0)
 
 
 class Broker(msgspec.Struct):
@@ -54,7 +64,7 @@ class Line:
         while clock.now() < until:
             try:
                 producer.poll(LOOK_S)
-            except KafkaException:
+            except (KafkaException, *STUMBLES):
                 return False
             seen = msgspec.json.decode(self._said, type=Statistics)
             if seen.ts / 1e6 >= since:

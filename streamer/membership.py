@@ -10,26 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 
 from streamer.clock import Clock
 from streamer.errors import Temporary
+from streamer.rights import ANSWER_S
 
 log = structlog.get_logger(__name__)
 
 ASK_EVERY_S = 10.0
-ANSWER_S = 1.0
-STRAY_S = 60.0
-"""A rebalance may take its time; an operator's patience is no longer."""
-
-
-def answers(consumer: Any, topic: str) -> bool:
-    """Whether any broker answers this client, within a second."""
-    try:
-        consumer.list_topics(topic, timeout=ANSWER_S)
-    except KafkaException:
-        return False
-    return True
+STRAYS_MAX = 6
+"""So often in a row: a rebalance may take its time; an operator's patience is no longer than a minute."""
 
 
 class Membership:
@@ -41,20 +32,20 @@ class Membership:
         self._group = group
         self._clock = clock
         self._ask_at: float | None = None  # None while it serves
-        self._stray_since: float | None = None
+        self._strays = 0  # how often it was found outside while its coordinator answers
         self._spare = False
 
     def serves(self) -> None:
         """It has partitions."""
-        self._ask_at = self._stray_since = None
-        self._spare = False
+        self._ask_at = None
+        self._strays, self._spare = 0, False
 
     def spare(self) -> bool:
-        """It has none; whether this is, for the first time since it has none, as it should be: a broker answers, and
-        the client has a member id. (With KIP-848 it makes one by itself, so that such a stray is not found out.)
+        """It has none; whether this is, for the first time since it has none, as it should be: the coordinator answers,
+        and the client has a member id. (With KIP-848 it makes one by itself, so that such a stray is not found out.)
 
         Raises:
-            Temporary: a broker answers, and yet the group has not let this replica in for a minute.
+            Temporary: the coordinator answers, and yet the group has not let this replica in for a minute.
         """
         now = self._clock.now()
         if self._ask_at is None:
@@ -62,17 +53,24 @@ class Membership:
         if now < self._ask_at:
             return False
         self._ask_at = now + ASK_EVERY_S
-        if not answers(self._consumer, self._topic):
-            self._stray_since = None  # a broker that is away is waited for
+        if not self._coordinated():
+            self._strays = 0  # a coordinator that is away is waited for
             return False
         if self._consumer.memberid():
-            was, self._spare, self._stray_since = self._spare, True, None
+            was, self._spare, self._strays = self._spare, True, 0
             return not was
-        if self._stray_since is None:
-            self._stray_since = now
-        elif now - self._stray_since >= STRAY_S:
+        self._strays += 1
+        if self._strays > STRAYS_MAX:
             raise Temporary(
-                f"a broker answers, but the group {self._group} has not let this replica in for "
-                f"{now - self._stray_since:.0f} s; start the process again"
+                f"a coordinator answers, but the group {self._group} has not let this replica in for "
+                f"{STRAYS_MAX * ASK_EVERY_S:.0f} s; start the process again"
             )
         return False
+
+    def _coordinated(self) -> bool:
+        """Whether the group's coordinator answers: other brokers may, while it is away and nobody can join."""
+        try:
+            self._consumer.committed([TopicPartition(self._topic, 0)], timeout=ANSWER_S)
+        except KafkaException:
+            return False
+        return True

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamer.clock import Deadline
 from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
+from streamer.line import STUMBLES, hear
 from streamer.records import Message
 from streamer.rights import GRANT, NO_TOPIC, needs
 
@@ -142,7 +143,9 @@ def abort(producer: Any, said: str, deadline: Deadline, cure: Callable[[], str] 
         producer.abort_transaction(deadline.left(at_least=0.5))
     except KafkaException as error:
         raise Unclear(f"{said}; abort: {error.args[0].str()}") from error
-    producer.poll(0)  # as after a commit: a late second copy of this end could end the next transaction
+    except STUMBLES as error:
+        raise Unclear(f"{said}; abort: {error}") from error
+    hear(producer)  # as after a commit: a late second copy of this end could end the next transaction
     if mend := cure():
         raise Refused(f"{said}; {mend}")
     raise Aborted(said)

@@ -1,9 +1,9 @@
-"""How Redis is asked: every wait bounded, no call raises, and after three that fail or crawl it is left alone for a
-while."""
+"""How Redis is asked: all waits bounded, no call raises, and after three that fail it is left alone for a while."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,15 +25,60 @@ OPEN_S = 1.0
 SLOW_SHARE = 5
 """A circuit stays open for a second, or this often the time that the failure took: time-outs do not bound how long a
 name server takes, and so an outage costs at most a sixth of the time."""
-VALUE_S = 0.0002
-"""What a call may take beyond the time-out for each value that it asks for or stores: twice what packing and parsing
-took on a busy machine, so that a large call of ours is not held against Redis."""
+BYTES_PER_S = 10_000_000
+"""A line that is slower than this in the long run is held up, whatever comes of it at once."""
 
 T = TypeVar("T")
 
 
+class Patience:
+    """A socket that waits for a call no longer than its time-out in all, and as long again as its bytes may take.
+
+    The client bounds each wait, not their sum: an answer that drips would hold up everything. Only waiting counts, so a
+    large call that takes us long to pack or read is not held against Redis.
+    """
+
+    def __init__(self, line: Any, timeout_s: float) -> None:
+        self._line = line
+        self._timeout_s = timeout_s
+        self._left_s = timeout_s
+        self._answered = False
+
+    def sendall(self, data: bytes) -> None:
+        if self._answered:  # the next call begins
+            self._answered, self._left_s = False, self._timeout_s
+        self._waiting(self._line.sendall, data, len(data))
+
+    def recv(self, size: int) -> bytes:
+        self._answered = True
+        if self._line.gettimeout() == 0:  # only whether something is there
+            return bytes(self._line.recv(size))
+        return bytes(self._waiting(self._line.recv, size, 0))
+
+    def _waiting(self, call: Callable[[Any], Any], about: Any, size: int) -> Any:
+        if self._left_s <= 0:
+            raise TimeoutError("the line drips")
+        self._line.settimeout(self._left_s)
+        began = time.monotonic()
+        got = call(about)
+        self._left_s += (size or len(got)) / BYTES_PER_S - (time.monotonic() - began)
+        return got
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._line, name)
+
+
+def _patient(kind: type[Any]) -> type[Any]:
+    """A kind of connection of the client, with patience."""
+
+    def connect(self: Any) -> Patience:
+        return Patience(kind._connect(self), self.socket_timeout)
+
+    return type(f"Patient{kind.__name__}", (kind,), {"_connect": connect})
+
+
 def connect(url: str, timeout_ms: int) -> redis.Redis:
-    """A client whose every wait is bounded by `timeout_ms` and never retried. Does not connect yet.
+    """A client whose calls wait `timeout_ms` at most, and are never repeated. Does not connect yet.
 
     It sends nothing but what it is asked to, and AUTH, CLIENT SETNAME and SELECT: deploy/redis.acl grants no more.
 
@@ -46,7 +91,7 @@ def connect(url: str, timeout_ms: int) -> redis.Redis:
         except OSError as error:
             raise BadConfig(f"cache.url: {name} {path} cannot be read ({error.strerror}); name one that can") from None
     timeout_s = timeout_ms / 1000
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=max(timeout_s, 0.05),
@@ -55,29 +100,18 @@ def connect(url: str, timeout_ms: int) -> redis.Redis:
         client_name="streamer",
         driver_info=None,
     )
-
-
-class _Slow(Exception):
-    """An answer, but one that took longer than a call may take."""
-
-    def __init__(self, answer: Any, took_s: float) -> None:
-        super().__init__()
-        self.answer = answer
-        self.took_s = took_s
+    pool = client.connection_pool
+    pool.connection_class = _patient(pool.connection_class)
+    return client
 
 
 class Circuit:
-    """One kind of call. A failing one is no answer; three in a row open the circuit, then none is made for a second.
-
-    A slow one fails too, as the time-out bounds each wait, not their sum: a line that drips would hold up everything.
-    Its answer is used.
-    """
+    """One kind of call. A failing one is no answer; three in a row open the circuit, then none is made for a second."""
 
     def __init__(self, client: redis.Redis, clock: Clock, kind: str) -> None:
         self._client = client
         self._clock = clock
         self._kind = kind
-        self._timeout_s: float = client.get_connection_kwargs()["socket_timeout"]
         self._breaker: Any = pybreaker.CircuitBreaker(
             fail_max=FAILURES_MAX,
             reset_timeout=OPEN_S,
@@ -86,42 +120,24 @@ class Circuit:
         )
         self.failures = 0
 
-    def call(self, ask: Callable[[redis.Redis], T], values: int) -> T | None:
-        """What `ask` returns for so many values; None when it fails, or is not even asked because the circuit is
-        open."""
+    def call(self, ask: Callable[[redis.Redis], T]) -> T | None:
+        """What `ask` returns; None when it fails, or is not even asked because the circuit is open."""
         began = self._clock.now()
         was = self.state
         try:
-            answer: T = self._breaker.call(self._in_time, ask, values)
+            answer: T = self._breaker.call(ask, self._client)
         except pybreaker.CircuitBreakerError:
             return None
-        except _Slow as slow:  # its reply is read to the end: the connection is good
-            self._failed(began)
-            took_ms = round(slow.took_s * 1000)
-            log.warning(f"redis: {self._kind} is slow", took_ms=took_ms, why="cache.timeout_ms is the longest wait")
-            kept: T = slow.answer
-            return kept
         except Exception as error:  # a server that speaks no Redis makes the client raise anything
             # A connection with an unread reply must not serve the next question.
             self._client.connection_pool.disconnect()
-            self._failed(began)
+            self._breaker.reset_timeout = max(OPEN_S, SLOW_SHARE * (self._clock.now() - began))
+            self.failures += 1
             log.warning(f"redis: {self._kind} failed; going on without", why=why(error))
             return None
         if was != "closed":
             log.info(f"redis: {self._kind} works again")
         return answer
-
-    def _in_time(self, ask: Callable[[redis.Redis], T], values: int) -> T:
-        began = self._clock.now()
-        answer = ask(self._client)
-        took_s = self._clock.now() - began
-        if took_s > self._timeout_s + values * VALUE_S:
-            raise _Slow(answer, took_s)
-        return answer
-
-    def _failed(self, began: float) -> None:
-        self._breaker.reset_timeout = max(OPEN_S, SLOW_SHARE * (self._clock.now() - began))
-        self.failures += 1
 
     @property
     def state(self) -> str:

@@ -30,6 +30,8 @@ OF_CERTIFICATES = (
 )
 """Alerts of TLS (RFC 8446, 6.2) that time does not cure, as OpenSSL writes them."""
 PROBE_S = 2.0
+ANSWER_S = 1.0
+"""How long a broker that is well may take for a small answer."""
 SILENT_S = 10.0
 """Refused by one broker, and nothing heard from any for so long: nobody lets us in."""
 DOUBT_S = 5.0
@@ -76,6 +78,15 @@ def _allows(answer: Any, operation: str, timeout_s: float) -> bool:
         return bool(error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
+def answers(client: Any, topic: str) -> bool:
+    """Whether any broker answers this client of Kafka, within a second."""
+    try:
+        client.list_topics(topic, timeout=ANSWER_S)
+    except KafkaException:
+        return False
+    return True
+
+
 class Refusal:
     """What one broker has against a client that others let in: fatal only when none of them is heard any more."""
 
@@ -101,8 +112,10 @@ class Refusal:
         return self._stands() and self._clock.now() - self._silent_since >= DOUBT_S
 
     def final(self) -> str | None:
-        """What is wrong and the cure, when nobody lets us in any more."""
-        return self._why if self._stands() and self._clock.now() - self._silent_since >= SILENT_S else None
+        """What is wrong and the cure, when nobody lets us in any more. A refusal from before a broker was last heard
+        may be mended since; one that lasts is said again."""
+        silent = self._said_at >= self._silent_since and self._clock.now() - self._silent_since >= SILENT_S
+        return self._why if silent and self._stands() else None
 
     def _stands(self) -> bool:
         return self._clock.now() - self._said_at < STANDS_S

@@ -1,12 +1,11 @@
-"""Outcomes to Kafka: two classes for the two guarantees, one shape."""
+"""The sink of exactly-once: outcomes and positions in one transaction."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -14,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, Refused, Temporary, Unclear, Unreachable, Wait
-from streamer.line import EVERY_MS, RETRY_MAX_MS, RETRY_MS, SHORTEST_REST, Line
+from streamer.line import EVERY_MS, RETRY_MAX_MS, RETRY_MS, SHORTEST_REST, STUMBLES, Line, hear
 from streamer.ports import Commit, Source
 from streamer.producing import (
     COMMON,
@@ -23,13 +22,12 @@ from streamer.producing import (
     MakeProducer,
     Partitions,
     abort,
-    cure_of,
     made,
     produce,
     without,
 )
 from streamer.records import Message, Positions
-from streamer.rights import Forbidden, forbidden, is_token, needs, refused
+from streamer.rights import Forbidden, answers, forbidden, is_token, needs, refused
 from streamer.rivals import Rivals
 
 log = structlog.get_logger(__name__)
@@ -40,7 +38,6 @@ ASK_S = 2.0
 """How long to ask the broker which right is missing."""
 DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
 """What a transaction says when messages of it were not taken: not which, and the second not even why."""
-STUMBLES = (AttributeError, SystemError)  # confluent-kafka 2.16, as a rival fences it: `Logger has no attribute log`
 TIMEOUT_MS = "5000"
 """Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
 
@@ -127,7 +124,7 @@ class TransactionalSink:
             producer.flush(deadline.left(at_least=0.1))  # messages may take their time; a late copy of one is refused
             with self._once():
                 producer.commit_transaction(deadline.left(at_least=0.1))
-            producer.poll(0)  # serve error callbacks: was the line disturbed under this commit?
+            hear(producer)  # was the line disturbed under this commit?
 
         return lambda: self._in_transaction(producer, end, started, deadline)
 
@@ -200,14 +197,22 @@ class TransactionalSink:
             failure = error.args[0]
             if failure.code() in CURES:
                 raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}") from error
-            with suppress(KafkaException):
-                producer.poll(0)  # hear what was wrong: the time-out says nothing of it
-            if self._identity is not None and not (self._accepted and is_token(self._identity)):
-                raise Unreachable(f"cannot begin: {self._identity}") from error
+            hear(producer)  # what was wrong: the time-out says nothing of it
+            self._check_let_in(producer)
             raise Unclear(f"no transaction coordinator: {failure.str()}") from error
+        except STUMBLES as error:
+            raise Unclear(f"no transaction coordinator: {error}") from error
         self._producer = producer
         self._partitions.doubt()
         self._accepted, self._disturbed = True, False
+
+    def _check_let_in(self, producer: Any) -> None:
+        """Who was let in once is not refused by one broker while others answer, nor by a token server."""
+        if (why := self._identity) is None or (
+            self._accepted and (is_token(why) or answers(producer, self._source_topic))
+        ):
+            return
+        raise Unreachable(f"cannot begin: {why}")
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._messages = without(self._messages, partitions)
@@ -218,8 +223,7 @@ class TransactionalSink:
 
     def serve(self) -> None:
         if self._producer is not None:
-            with suppress(KafkaException):  # whoever uses it next is told
-                self._producer.poll(0)
+            hear(self._producer)
 
     def close(self, deadline: Deadline) -> None:
         """What is open was not committed in time, and must not hold up who reads the topics."""
@@ -266,8 +270,7 @@ class TransactionalSink:
         # Who waits for the commit may give it up before the broker has said; then the next one need not ask.
         if not self._missing:
             topics = sorted({message.topic for message in self._begun})
-            seen = self._forbidden(self._config, topics, min(ASK_S, deadline.left(at_least=0.5)))
-            self._missing = seen or self._missing
+            self._missing = self._forbidden(self._config, topics, min(ASK_S, deadline.left(at_least=0.5)))
         return self._missing or generic
 
     def _on_error(self, error: KafkaError | None) -> None:
@@ -277,124 +280,3 @@ class TransactionalSink:
         said = "no words" if error is None else error.str()  # the client has none for some fatal errors
         self._identity = refused(said, self._config) or self._identity
         log.warning("producer", error=said)
-
-
-class AtLeastOnceSink:
-    """Predictions and dead letters at once, positions when all before them are acknowledged."""
-
-    def __init__(
-        self,
-        config: Mapping[str, str],
-        source: Source,
-        clock: Clock,
-        make_producer: MakeProducer = Producer,
-    ) -> None:
-        self._producer = made(
-            make_producer,
-            {
-                **COMMON,
-                "message.timeout.ms": "0",  # a broker that is down is waited for
-                "delivery.report.only.error": True,  # a callback for every message would be a cost for nothing
-                **config,
-                "error_cb": lambda error: log.warning("producer", error=error and error.str()),
-                "logger": logging.getLogger("librdkafka"),
-            },
-        )
-        self._source = source
-        self._clock = clock
-        self._partitions = Partitions()
-        self._unsent: list[Message] = []
-        self._refused: deque[tuple[Message, KafkaError]] = deque()  # never replaced: callbacks add from other threads
-        self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
-        self._flushing = False
-        self._positions: Positions = {}
-
-    def write(self, messages: Sequence[Message]) -> None:
-        self._unsent += messages
-        if self._flushing:
-            return  # a flush waits for all that the client has: what is given to it meanwhile would prolong it
-        try:
-            self._send(Deadline(self._clock, 1.0))
-        except Wait as error:
-            log.warning("sink waits", error=str(error))
-
-    def hand_over(self, deadline: Deadline) -> None:
-        """It has everything already, but what waits for a flush."""
-
-    def begin(self, positions: Positions, deadline: Deadline) -> Commit:
-        self._unsent = [message for message, _ in self._take_refused()] + self._unsent
-        self._send(deadline)
-        self._flushing = True
-
-        def end() -> None:
-            try:
-                waiting = self._producer.flush(deadline.left(at_least=0.01))
-            finally:
-                self._flushing = False
-            if waiting:
-                raise Wait(f"{waiting} messages are not acknowledged yet")
-            if self._refused:
-                # Kept, and sent again by the next commit; no position passes them.
-                message, error = self._refused[0]
-                cure = cure_of(error, message.topic) or "see its log"
-                raise Refused(f"the broker refuses messages to {message.topic}: {error.str()}; {cure}")
-
-        self._positions = positions
-        return end
-
-    def confirm(self) -> None:
-        """All before the positions is acknowledged. They are committed on the owner's thread: on another one the call
-        would wait for the client's lock, which `consume` holds for as long as little comes in."""
-        self._source.commit(self._positions)
-
-    def recover(self, deadline: Deadline) -> None:
-        """After a flush that did not come back: its messages are still the client's."""
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        self._unsent = without(self._unsent, partitions)
-        gone = set(partitions)
-        self._refused += [(message, error) for message, error in self._take_refused() if message.partition not in gone]
-
-    def _take_refused(self) -> list[tuple[Message, KafkaError]]:
-        """One by one: a flush that was left behind may add to them meanwhile, and what it adds must not get lost."""
-        return [self._refused.popleft() for _ in range(len(self._refused))]
-
-    def serve(self) -> None:
-        self._producer.poll(0)
-
-    def close(self, deadline: Deadline) -> None:
-        self._producer.flush(deadline.left())
-
-    def _send(self, deadline: Deadline) -> None:
-        unsent = deque(self._unsent)
-        try:
-            counts = self._partitions.learn(self._producer, self._unsent, deadline)
-            produce(self._producer, unsent, counts, deadline, self._told)
-        except KafkaException as error:
-            said = error.args[0]
-            if said.fatal() or said.code() == KafkaError._FATAL:
-                raise Temporary(f"the producer cannot go on: {said.str()}; start the process again") from error
-            if cure := cure_of(said, unsent[0].topic):
-                raise Refused(f"cannot send: {said.str()}; {cure}") from error
-            raise Wait(f"cannot send: {said.str()}") from error
-        finally:
-            self._unsent = list(unsent)
-            self._producer.poll(0)
-
-    def _told(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
-        """One callback for all messages of a source partition, as one each would be half of their cost; but a report
-        says nothing of headers, so what has them is kept."""
-        if message.headers:
-            return partial(self._refuse, message)
-        known = self._callbacks.get(message.partition)
-        if known is None:
-            known = self._callbacks[message.partition] = partial(self._delivered, message.partition)
-        return known
-
-    def _refuse(self, message: Message, error: KafkaError | None, _: Any) -> None:
-        if error is not None:
-            self._refused.append((message, error))
-
-    def _delivered(self, partition: int, error: KafkaError | None, sent: Any) -> None:
-        if error is not None:
-            self._refuse(Message(sent.topic(), partition, sent.key(), sent.value(), []), error, sent)

@@ -20,10 +20,10 @@ from confluent_kafka import (
 
 from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
-from streamer.membership import Membership, answers
+from streamer.membership import Membership
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
-from streamer.rights import NO_TOPIC, Refusal, is_token, needs, refused
+from streamer.rights import NO_TOPIC, Refusal, answers, is_token, needs, refused
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,6 @@ START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
 CAPTURE_EVERY_S = 0.05
-"""How long any broker may take to show that it lets us in, when another does not."""
 
 DEFAULTS: Mapping[str, str] = {
     # Offsets move only with what was published, never by a timer.
@@ -83,7 +82,8 @@ class KafkaSource:
         clock: Clock | None = None,
         make_consumer: MakeConsumer = Consumer,
     ) -> None:
-        classic = {} if client.get("group.protocol") == "consumer" else CLASSIC
+        self._names_itself = client.get("group.protocol") == "consumer"  # KIP-848: a member id proves nothing
+        classic = {} if self._names_itself else CLASSIC
         config: dict[str, Any] = {**DEFAULTS, **classic, **client, "error_cb": self._on_error}
         self._client = client
         try:
@@ -128,7 +128,9 @@ class KafkaSource:
             self._heed_refusal()
         if self._positions:
             self._membership.serves()
+            self._joined = True
         elif self._membership.spare() and self._rebalance:
+            self._joined = True
             self._rebalance.assigned([])  # ready, and idle
         if self._clock.now() >= self._capture_at:
             self._capture_group()
@@ -249,7 +251,7 @@ class KafkaSource:
         if error is None:  # the client has no words for some fatal errors; whoever calls it next is told
             return
         why = refused(error.str(), self._client)
-        if why is None or (is_token(error.str()) and self._group is not None):
+        if why is None or (is_token(error.str()) and self._joined):
             log.warning("consumer", error=error.str())
         elif self._joined:
             log.warning("a broker does not let us in; going on with the others", why=why)
@@ -286,9 +288,12 @@ class KafkaSource:
 
         Asked after a rebalance and now and then, as the client takes a third of a millisecond to tell; an old answer
         is safe: at worst the broker refuses a commit, and the next one brings the new."""
-        group = self._consumer.consumer_group_metadata()
+        try:
+            group = self._consumer.consumer_group_metadata()
+        except RuntimeError:  # a client that closes may have none any more
+            return
         self._group = group if self._consumer.memberid() else None
-        self._joined = self._joined or self._group is not None
+        self._joined = self._joined or (self._group is not None and not self._names_itself)
         self._capture_at = self._clock.now() + CAPTURE_EVERY_S
 
     def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:

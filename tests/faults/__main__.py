@@ -8,6 +8,7 @@ transactions are lost or late. Each phase keeps its result as it ends, so that a
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -50,13 +51,15 @@ def run_phase(name: str, share: float, out: Path) -> None:
     """Run one; one that breaks off leaves none of its own behind, and the next goes on."""
     keep_none(name, out)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="streamer-faults-", ignore_cleanup_errors=True) as folder:
-        try:
-            phase = PHASES[name](Run(share, Path(folder)))
-        except Exception:
-            traceback.print_exc()
-            print(f"[{name}] broke off after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-            return
+    folder = tempfile.mkdtemp(prefix="streamer-faults-")
+    try:
+        phase = PHASES[name](Run(share, Path(folder)))
+    except Exception:
+        traceback.print_exc()
+        gone = f"{time.monotonic() - began:.0f} s"
+        print(f"[{name}] broke off after {gone}; the workers' logs are in {folder}", file=sys.stderr, flush=True)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
     keep(phase, out)
     print(f"[{name}] ended after {phase.seconds:.0f} s: {phase.events:,} events, {dict(phase.faults)}", flush=True)
 

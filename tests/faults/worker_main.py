@@ -21,11 +21,12 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
 
 from streamer import app, log
+from streamer.at_least_once import AtLeastOnceSink
 from streamer.checkpoint import CommitPolicy
 from streamer.engine import Engine, Limits, Parts
 from streamer.errors import Exit
 from streamer.settings import Settings
-from streamer.sink import AtLeastOnceSink, TransactionalSink
+from streamer.sink import TransactionalSink
 from streamer.worker import Tensors
 from tests.echo import Echo
 

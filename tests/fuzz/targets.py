@@ -240,9 +240,6 @@ class _Redis:
         self.value: bytes | None = None
         self.sent: list[bytes] = []
 
-    def get_connection_kwargs(self) -> dict[str, float]:
-        return {"socket_timeout": 1.0}
-
     def mget(self, names: Sequence[bytes]) -> list[bytes | None]:
         return [self.value for _ in names]
 

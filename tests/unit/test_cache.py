@@ -75,18 +75,13 @@ class Kept:
         self.ttl_ms = []
         self.answer = answer
         self.asked = 0
-        self.takes = lambda: None
         self.connection_pool = self
 
     def disconnect(self):
         self.disconnected = True
 
-    def get_connection_kwargs(self):
-        return {"socket_timeout": 0.02}
-
     def mget(self, names):
         self.asked += 1
-        self.takes()
         if isinstance(self.answer, Exception):
             raise self.answer
         return [self.values.get(name, self.answer) for name in names]
@@ -100,7 +95,7 @@ class Kept:
         self.ttl_ms.append(px)
 
     def execute(self):
-        self.takes()
+        """Nothing is sent."""
 
 
 def cache_over(client, secret=b"s", bad_values=lambda count: None, ttl_s=10, clock=None):
@@ -121,20 +116,6 @@ def test_a_failing_redis_is_a_miss_and_soon_is_not_asked(error):
 
 
 ANSWER = b'{"x":1}'
-
-
-def test_a_redis_that_drips_its_answers_is_used_three_times_and_then_left_alone():
-    client, clock = Kept(), ManualClock()
-    cache = cache_over(client, clock=clock)
-    cache.put_many([(bytes([number]) * 16, ANSWER) for number in range(16)])
-    cache._near.close()
-    client.takes = lambda: clock.sleep(0.2)
-    keys = [bytes([number]) * 16 for number in range(5)]
-    assert [cache.get_many([key]) for key in keys] == [[ANSWER]] * 3 + [[None]] * 2
-    assert cache.circuit() == ("open", 3)
-    for key in keys:
-        cache.put_many([(key, ANSWER)])
-    assert cache.circuit() == ("open", 6), "storing is slow as well"
 
 
 OTHER = b"\x01" * 16

@@ -34,6 +34,7 @@ ENGINE = [
         "membership",
         "source",
         "sink",
+        "at_least_once",
         "redis_client",
         "cache",
         "features",

@@ -9,9 +9,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from streamer.errors import Temporary
-from streamer.membership import ASK_EVERY_S, STRAY_S, Membership
+from streamer.membership import ASK_EVERY_S, STRAYS_MAX, Membership
 from streamer.source import KafkaSource
 from streamer.testing import ManualClock
+
+STRAY_S = STRAYS_MAX * ASK_EVERY_S
 
 
 class Silent:
@@ -22,7 +24,7 @@ class Silent:
         self.answers = True
         self.asked = 0
 
-    def list_topics(self, topic: str, timeout: float) -> None:
+    def committed(self, partitions: list[Any], timeout: float) -> None:
         self.asked += 1
         if not self.answers:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))

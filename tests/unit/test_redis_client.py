@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pybreaker
@@ -13,7 +15,7 @@ from structlog.testing import capture_logs
 
 from streamer import redis_client
 from streamer.errors import BadConfig
-from streamer.redis_client import OPEN_S, VALUE_S, Circuit, connect, why
+from streamer.redis_client import OPEN_S, Circuit, Patience, connect, why
 from streamer.testing import ManualClock
 
 TIMEOUT_S = 0.02
@@ -29,9 +31,6 @@ class Client:
     def disconnect(self) -> None:
         self.disconnects += 1
 
-    def get_connection_kwargs(self) -> dict[str, float]:
-        return {"socket_timeout": TIMEOUT_S}
-
 
 class Stand:
     """A circuit, its clock, and a call that does as it is told."""
@@ -44,8 +43,8 @@ class Stand:
         self.error: Exception | None = None
         self.takes_s = 0.0
 
-    def call(self, values: int = 1) -> str | None:
-        return self.circuit.call(self._ask, values)
+    def call(self) -> str | None:
+        return self.circuit.call(self._ask)
 
     def _ask(self, client: Any) -> str:
         assert client is self.client
@@ -136,33 +135,84 @@ def test_what_fails_slowly_is_asked_seldom() -> None:
     assert stand.asked == 5, "a quick failure opens it for a second only"
 
 
-def test_three_answers_that_drip_in_open_it_and_are_used() -> None:
-    """Each wait is shorter than the time-out; their sum is not."""
-    stand = Stand()
-    stand.takes_s = 0.5
-    with capture_logs() as logs:
-        assert [stand.call() for _ in range(5)] == ["answer", "answer", "answer", None, None]
-    assert (stand.circuit.state, stand.circuit.failures, stand.client.disconnects) == ("open", 3, 0)
-    assert [line["event"] for line in logs] == ["redis: asking is slow"] * 3
-    stand.clock.sleep(2.4)
-    assert stand.call() is None, "five times as long as the call took"
-    stand.clock.sleep(0.2)
-    assert stand.call() == "answer"
-    assert stand.circuit.state == "open", "still slow"
-    stand.takes_s = 0.001
-    stand.clock.sleep(2.6)
-    assert stand.call() == "answer"
-    assert stand.circuit.state == "closed"
+class Wire:
+    """A socket on which every byte takes its time."""
+
+    def __init__(self, clock: ManualClock, byte_s: float) -> None:
+        self._clock = clock
+        self._byte_s = byte_s
+        self._timeout_s: float | None = None
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._timeout_s = seconds
+
+    def gettimeout(self) -> float | None:
+        return self._timeout_s
+
+    def sendall(self, data: bytes) -> None:
+        self._take(len(data) * self._byte_s)
+
+    def recv(self, size: int) -> bytes:
+        self._take(self._byte_s)
+        if self._timeout_s == 0:
+            raise BlockingIOError
+        return b"x" * (1 if self._byte_s else size)
+
+    def _take(self, seconds: float) -> None:
+        assert self._timeout_s is not None
+        self._clock.sleep(min(seconds, self._timeout_s))
+        if seconds > self._timeout_s:
+            raise TimeoutError
 
 
-@pytest.mark.parametrize("values", [1, 1000])
-@pytest.mark.parametrize(("more_s", "state"), [(-0.001, "closed"), (0.001, "open")])
-def test_a_call_may_take_the_time_out_and_what_its_values_take(values: int, more_s: float, state: str) -> None:
-    stand = Stand()
-    stand.takes_s = TIMEOUT_S + values * VALUE_S + more_s
-    for _ in range(3):
-        assert stand.call(values) == "answer"
-    assert stand.circuit.state == state
+def wire(monkeypatch: pytest.MonkeyPatch, byte_s: float) -> tuple[Patience, ManualClock]:
+    clock = ManualClock()
+    monkeypatch.setattr(redis_client, "time", SimpleNamespace(monotonic=clock.now))
+    line = Patience(Wire(clock, byte_s), TIMEOUT_S)
+    line.settimeout(TIMEOUT_S)
+    return line, clock
+
+
+@pytest.mark.parametrize("byte_s", [0.001, 0.015, 0.019])
+def test_an_answer_that_drips_is_waited_for_no_longer_than_one_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch, byte_s: float
+) -> None:
+    line, clock = wire(monkeypatch, byte_s)
+    began = clock.now()
+    line.sendall(b"x")
+    with pytest.raises(TimeoutError):
+        deque(iter(lambda: line.recv(1), b""), maxlen=0)
+    assert clock.now() - began <= TIMEOUT_S * 1.01
+
+
+def test_a_question_that_is_taken_in_drops_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, clock = wire(monkeypatch, 0.0001)
+    began = clock.now()
+    with pytest.raises(TimeoutError):
+        deque(map(line.sendall, [b"x" * 100] * 1000), maxlen=0)
+    assert clock.now() - began <= TIMEOUT_S * 1.01
+
+
+def test_every_call_has_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, _ = wire(monkeypatch, 0.004)
+    for _ in range(10):
+        line.sendall(b"xx")
+        assert line.recv(1) + line.recv(1) == b"xx"
+
+
+def test_what_we_take_to_read_a_large_answer_is_not_held_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, clock = wire(monkeypatch, 0.0)
+    line.sendall(b"x")
+    for _ in range(100):
+        assert line.recv(65_536)
+        clock.sleep(0.05)
+
+
+def test_whether_something_is_there_costs_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, _ = wire(monkeypatch, 0.0)
+    line.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        line.recv(1)
 
 
 def test_it_says_what_failed_and_when_it_works_again_and_no_more() -> None:

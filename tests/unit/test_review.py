@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from prometheus_client import CollectorRegistry
 from pydantic import model_validator
 
+from streamer.at_least_once import AtLeastOnceSink
 from streamer.batcher import BatchPolicy
 from streamer.clock import Deadline
 from streamer.engine import Engine, Limits
@@ -19,7 +20,6 @@ from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.records import Batch, Message, Predicted
 from streamer.runner import Inference, ThreadRunner
-from streamer.sink import AtLeastOnceSink
 from streamer.source import KafkaSource
 from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records

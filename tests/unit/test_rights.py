@@ -170,6 +170,19 @@ def test_an_outage_after_a_refusal_that_was_mended_is_waited_for() -> None:
     assert client.asked < 12
 
 
+def test_an_outage_soon_after_a_refusal_that_was_mended_is_waited_for() -> None:
+    """The refusal still stands when the outage begins, but records have come since."""
+    clock = ManualClock()
+    source, client = member(clock)
+    source.poll(10, 0)
+    client.said = ""
+    for offset in range(20):
+        client.messages = [Read(offset)]
+        poll_for(source, clock, 1)
+    client.answers = False
+    poll_for(source, clock, 300)
+
+
 def test_an_outage_before_a_refusal_is_not_held_against_it() -> None:
     """All brokers come back, and the first that does is the one that refuses."""
     clock = ManualClock()
@@ -202,6 +215,41 @@ class Read:
         """It has none."""
 
     error = headers = key = value = nothing
+
+
+def test_with_the_newer_protocol_only_partitions_show_that_it_was_let_in() -> None:
+    """Its client makes a member id by itself, before anybody has been asked."""
+    for partitions in ([], [0]):
+        made: list[Reader] = []
+
+        def make(config: dict[str, object], logger: object, made: list[Reader] = made) -> Reader:
+            made.append(Reader(config, logger))
+            return made[0]
+
+        source = KafkaSource({"group.id": "g", "group.protocol": "consumer"}, "events", "earliest", None, make)
+        made[0].member = "m"
+        source._positions |= dict.fromkeys(partitions, 0)
+        source.poll(10, 0)
+        made[0].said = f"{BROKER}: SASL authentication error: Authentication failed"
+        if partitions:
+            source.poll(10, 0)
+        else:
+            with pytest.raises(Unreachable):
+                source.poll(10, 0)
+
+
+def test_a_client_that_closes_and_has_no_membership_any_more_is_believed_as_it_was() -> None:
+    source, client = reader()
+    client.member = "m"
+    source.poll(10, 0)
+    known = source.group()
+
+    def closed() -> object:
+        raise RuntimeError
+
+    client.consumer_group_metadata = closed  # type: ignore[method-assign]
+    source._capture_group()
+    assert source.group() is known
 
 
 def test_a_token_server_that_is_away_ends_only_who_is_not_in_yet() -> None:

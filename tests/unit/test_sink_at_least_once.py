@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from streamer.at_least_once import AtLeastOnceSink
 from streamer.clock import Deadline
 from streamer.errors import Refused, Wait
 from streamer.records import Message
-from streamer.sink import AtLeastOnceSink
 from streamer.testing import FakeKafka, FakeSource, ManualClock
 from tests.unit.test_sink import FailingProducer, durable
 

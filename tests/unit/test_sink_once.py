@@ -8,7 +8,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from streamer.clock import Deadline
-from streamer.errors import Aborted
+from streamer.errors import Aborted, Unclear
+from streamer.line import Line
 from streamer.sink import TransactionalSink
 from tests.unit.test_sink import FailingProducer, Setup, error, hand_over
 
@@ -99,3 +100,25 @@ def test_the_rest_before_a_repeated_request_is_never_short(asked: str, rest: str
     sink.recover(Deadline(setup.clock, 5))
     config = setup.producers[0].config
     assert (config["retry.backoff.ms"], config["retry.backoff.max.ms"]) == (rest, most)
+
+
+STUMBLE = AttributeError("'Logger' object has no attribute 'log'")
+
+
+def test_a_client_that_stumbles_while_it_tells_is_asked_again_by_the_next_call() -> None:
+    setup = Setup()
+    setup.write()
+    setup.commit()
+    setup.plan["poll"] = STUMBLE
+    setup.sink.serve()
+    setup.plan["poll"] = STUMBLE
+    assert not Line().held(setup.producers[-1], setup.clock.now(), setup.clock)
+
+
+@pytest.mark.parametrize("call", ["init", "abort"])
+def test_a_client_that_stumbles_as_it_begins_or_rolls_back_leaves_it_unclear(call: str) -> None:
+    refused = error(KafkaError.TOPIC_AUTHORIZATION_FAILED, txn_requires_abort=True)
+    setup = Setup(**{call: STUMBLE, "produce": refused})
+    setup.write()
+    with pytest.raises(Unclear, match="Logger"):
+        setup.commit()

@@ -73,6 +73,24 @@ def test_who_is_not_let_in_does_not_try_for_ever() -> None:
         setup.commit()
 
 
+@pytest.mark.parametrize(("others", "kind"), [(None, Unclear), (error(KafkaError._TRANSPORT), Unreachable)])
+def test_who_was_let_in_once_is_not_refused_by_one_broker_while_others_answer(
+    others: Exception | None, kind: type[StreamerError]
+) -> None:
+    """A coordinator dies, and the new producer comes by the one broker with a bad certificate first."""
+    setup = Setup()
+    setup.write()
+    setup.commit()
+
+    def heard(producer: FailingProducer) -> None:
+        said = "sasl_ssl://b:1/bootstrap: SASL authentication error: Authentication failed (after 3ms)"
+        producer.config["error_cb"](KafkaError(KafkaError._AUTHENTICATION, said))
+
+    setup.plan |= {"init": error(KafkaError._TIMED_OUT), "poll": heard, "list_topics": others}
+    with pytest.raises(kind):
+        setup.sink.recover(Deadline(setup.clock, 5.0))
+
+
 def test_a_missing_topic_says_how_to_make_it() -> None:
     setup = Setup()
     setup.write(topic="gone")
