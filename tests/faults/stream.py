@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from schemas.topics import dead_letters
 from streamer import headers
@@ -23,6 +22,7 @@ from tests.faults.process import WorkerProcess
 from tests.faults.transactions import Audit, Logs, audit
 from tests.faults.worker_main import Plan
 from tests.services import Cluster, Kafka, create_topic, end_offsets, read_topic, unique
+from tests.services.admin import admin_of
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class Stream:
 
     def trim(self) -> None:
         """Delete what is answered and was written more than a moment ago: the disk of a run without an end is not."""
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap, "log_level": 0})
+        admin = admin_of(self.kafka.bootstrap)
         before, after = self._trimmed, self._marks()
         self._trimmed = after
         if before:

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from confluent_kafka.admin import AdminClient
-
+from tests.services.admin import admin_of
 from tests.services.kafka_service import Kafka, broker_settings, local_broker
 from tests.services.process import HOST, ServiceError, free_ports, tail
 
@@ -44,6 +43,7 @@ class Cluster:
         for broker in self.brokers:
             broker.start_s = READY_S
         self.bootstrap = ",".join(broker.bootstrap for broker in brokers)
+        self._admin = admin_of(self.bootstrap)
 
     def launch(self) -> Self:
         """Start all, from this thread: a broker ends with the thread that started it."""
@@ -58,8 +58,8 @@ class Cluster:
 
     def wait_until_in_sync(self, timeout_s: float = READY_S) -> None:
         """Wait until every broker has registered and holds all that it should: only then may the next one die."""
-        admin, deadline = self._admin(), time.monotonic() + timeout_s
-        while missing := self._missing(admin):
+        deadline = time.monotonic() + timeout_s
+        while missing := self._missing():
             for broker in self.brokers:
                 broker.process.check()
             if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ class Cluster:
 
     def leader(self, topic: str, partition: int) -> int:
         """The number of the broker that leads a partition: of an internal topic, the coordinator of what is in it."""
-        seen = self._admin().list_topics(topic, timeout=10)
+        seen = self._admin.list_topics(topic, timeout=10)
         leader = int(seen.topics[topic].partitions[partition].leader)
         if leader < 1:
             raise ServiceError(f"{topic}/{partition} has no leader now")
@@ -102,13 +102,10 @@ class Cluster:
     def __repr__(self) -> str:
         return f"Cluster({self.bootstrap})"
 
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-
-    def _missing(self, admin: AdminClient) -> str:
+    def _missing(self) -> str:
         """What is not there yet; empty when nothing is missing."""
         try:
-            seen = admin.list_topics(timeout=2)
+            seen = self._admin.list_topics(timeout=2)
         except Exception as error:  # a client has many ways to say "not yet"
             return str(error)
         if len(seen.brokers) < len(self.brokers):

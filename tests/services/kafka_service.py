@@ -11,8 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient
-
+from tests.services.admin import admin_of
 from tests.services.containers import DockerProcess, docker_host
 from tests.services.process import (
     HOST,
@@ -68,8 +67,7 @@ class Kafka(Service):
         # A client for each look at a port that is still closed would take a whole core from the broker that starts.
         host, port = self.bootstrap.split(",")[0].rsplit(":", 1)
         socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        if not admin.list_topics(timeout=1).brokers:
+        if not admin_of(self.bootstrap).list_topics(timeout=1).brokers:
             raise ServiceError("no broker has registered yet")
 
     def data(self) -> list[Path]:

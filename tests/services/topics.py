@@ -16,8 +16,9 @@ from confluent_kafka import (
     Producer,
 )
 from confluent_kafka import TopicPartition as Partition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
+from tests.services.admin import admin_of
 from tests.services.process import ServiceError
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -37,7 +38,7 @@ def create_topic(
 ) -> str:
     """Create a topic, by default under a unique name; returns the name once every partition has a leader."""
     topic = name or unique()
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})
+    admin = admin_of(bootstrap)
     # -1: as many copies as the broker makes by default, which is one of a single broker and three of three.
     new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=config or {})
     admin.create_topics([new], operation_timeout=timeout_s)[topic].result(timeout_s)
@@ -134,7 +135,7 @@ def count_topic(bootstrap: str, topic: str, *, timeout_s: float = 30) -> int:
 
 def end_offsets(bootstrap: str, topic: str, timeout_s: float = 15) -> dict[int, int]:
     """The high watermark of each partition, open transactions included."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})
+    admin = admin_of(bootstrap)
     found = admin.list_topics(topic, timeout=timeout_s).topics[topic]
     if found.error is not None:
         raise ServiceError(f"{topic}: {found.error}; create it before reading it")
