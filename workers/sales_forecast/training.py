@@ -1,0 +1,156 @@
+"""Train the sales forecast: `python -m workers.sales_forecast.training --data online_retail.csv.gz`.
+
+Trained is on all days before the first of the six weekly forecasts that everybody is measured by: what is shipped has
+seen nothing of the last six weeks, so that a replay of them is honest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from schemas.sales import HISTORY_DAYS, HORIZON_DAYS, ArticleDayEvent
+from streamer.models import Description, write
+from workers.sales_forecast.history import History, load
+from workers.sales_forecast.measures import plain, wape
+from workers.sales_forecast.model import QUANTILES, Network, Parameters, lengths, scale_of
+
+EPOCHS = 6
+BATCH = 1024
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.02
+WIDTH = 64
+HIDDEN = 96
+EVERY_DAYS = 3
+"""Days between the origins that are trained on: 3 and 7 share nothing, so that every weekday has its turn."""
+FIRST_ORIGIN = 84
+"""Before it few articles have sold on 20 days."""
+SCALE_MAX = 200.0
+"""Pieces a day; an article weighs as much as it sells, but no more than this."""
+DAYS_SHARE = 0.3
+"""What the seven days count beside their sum."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+def origins(history: History) -> list[int]:
+    """The first days ahead that are trained on: their seven days end before the first measured one begins."""
+    return list(range(FIRST_ORIGIN, history.origins()[0] - HORIZON_DAYS + 1, EVERY_DAYS))
+
+
+def examples(history: History, origins: Sequence[int]) -> Tensors:
+    """`pieces` before, float32 [examples, 56], `weekday` of the first day ahead, and `ahead`, [examples, 8]: what was
+    then sold on seven days, and on all of them."""
+    windows = [history.window(origin) for origin in origins]
+    ahead = torch.cat([after for _, after, _ in windows])
+    return {
+        "pieces": torch.cat([before for before, _, _ in windows]),
+        "weekday": torch.cat([torch.full((len(before),), weekday) for before, _, weekday in windows]),
+        "ahead": torch.cat((ahead, ahead.sum(1, keepdim=True)), dim=1),
+    }
+
+
+def pinball(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Loss of quantiles (R. Koenker, G. Bassett, Econometrica 46, 1978): [..., 3] against [...]."""
+    over = true[..., None] - said
+    levels = torch.tensor(QUANTILES, dtype=said.dtype)
+    return torch.maximum(levels * over, (levels - 1) * over)
+
+
+def loss_of(network: Network, batch: Tensors) -> torch.Tensor:
+    """Pinball of each output a day that it stands for, in pieces: so large articles weigh more, as they do in WAPE."""
+    pieces = batch["pieces"]
+    lost = pinball(network(pieces, batch["weekday"]), batch["ahead"]) / lengths(pieces)
+    of_days, of_sum = lost[:, :HORIZON_DAYS].mean((1, 2)), lost[:, HORIZON_DAYS].mean(1)
+    scale = scale_of(pieces)[:, 0]
+    weight = scale.clamp(max=SCALE_MAX) / scale
+    return ((of_sum + DAYS_SHARE * of_days) * weight).sum() / scale.clamp(max=SCALE_MAX).sum()
+
+
+def fit(history: History, parameters: Parameters, epochs: int, seed: int) -> Network:
+    """Train a network on all that may be trained on."""
+    torch.manual_seed(seed)
+    network, known = Network(parameters), examples(history, origins(history))
+    count = len(known["pieces"])
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=epochs * -(-count // BATCH))
+    for epoch in range(epochs):
+        total = 0.0
+        for rows in torch.split(torch.randperm(count), BATCH):
+            loss = loss_of(network, {name: tensor[rows] for name, tensor in known.items()})
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        print(f"  epoch {epoch + 1}/{epochs}: training loss {total / count:.4f}", flush=True)
+    return network.eval()
+
+
+@torch.inference_mode()
+def measure(history: History, network: Network) -> dict[str, float]:
+    """WAPE of the middle of the sum, and the pinball loss of its quantiles over the pieces sold, times two: so that of
+    the middle alone it is the WAPE."""
+
+    def total(origin: int) -> torch.Tensor:
+        before, _, weekday = history.window(origin)
+        said: torch.Tensor = network(before, torch.full((len(before),), weekday))[:, HORIZON_DAYS]
+        return said
+
+    lost = sold = 0.0
+    for origin in history.origins():
+        true = history.window(origin)[1].sum(1)
+        lost += float(pinball(total(origin), true).mean(1).sum())
+        sold += float(true.sum())
+    found = {"wape": wape(history, lambda origin: total(origin)[:, 1]), "pinball": 2 * lost / sold}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(1)
+    try:
+        history = load(options.data)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    for name, found in plain(history).items():
+        print(f"{name}: WAPE {found:.4f}")
+    parameters = Parameters(kind=options.kind, width=WIDTH, hidden=HIDDEN)
+    network = fit(history, parameters, options.epochs, options.seed)
+    metrics = measure(history, network)
+    print(f"{options.kind}: WAPE {metrics['wape']:.4f}, pinball {metrics['pinball']:.4f}")
+    until = history.day(history.origins()[0] - 1)
+    description = Description(
+        name="sales-forecast",
+        input_schema=ArticleDayEvent.__name__,
+        trained_on=f"{options.data.name}: the days up to {until}, {HISTORY_DAYS} for every {HORIZON_DAYS} after them",
+        seed=options.seed,
+        created=date.today(),
+        metrics=metrics,
+        parameters=parameters.model_dump(),
+    )
+    print(f"wrote {write(options.out, description, network.state_dict(), files={})}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.sales_forecast.training",
+        description="Train the network that forecasts an article's next seven days and write it as the next version of "
+        "sales-forecast. It is measured on the last six weeks of the file, which it does not see.",
+        epilog="example: python -m workers.sales_forecast.training --data online_retail.csv.gz --out models",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="Online Retail as CSV, plain or .gz")
+    parser.add_argument("--out", type=Path, default=Path("workers/models"), help="models folder (%(default)s)")
+    parser.add_argument("--kind", choices=("gru", "cnn"), default="gru", help="of network (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="rounds over all examples (%(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="same seed, same weights on CPU (%(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
