@@ -60,7 +60,14 @@ def test_ctrl_c_takes_topics_and_processes_along(
 ) -> None:
     words = ["mine.py:Scorer", "--rate", "50", "--seconds", "120"]
     with subprocess.Popen(
-        [*COMMAND, *words], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *words],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's job in the background ignores Ctrl-C, and so would whatever it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr
         while "events in" not in process.stderr.readline():
