@@ -67,7 +67,7 @@ def test_the_origins_are_the_last_six_weeks_and_a_window_ends_where_its_answer_b
     assert int((history.pieces[chosen, : origins[0]] > 0).sum(1).min()) == SOLD_DAYS_MIN
 
 
-def test_plain_forecasts_are_as_wrong_as_the_model_card_says(history: History) -> None:
+def test_plain_forecasts_are_as_wrong_as_their_command_says(history: History) -> None:
     found = plain(history)
     assert found == pytest.approx({"last week": 0.7779, "mean of 28 days": 0.6775}, abs=5e-5)
 

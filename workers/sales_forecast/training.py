@@ -97,17 +97,15 @@ def measure(history: History, network: Network) -> dict[str, float]:
     """WAPE of the middle of the sum, and the pinball loss of its quantiles over the pieces sold, times two: so that of
     the middle alone it is the WAPE."""
 
-    def total(origin: int) -> torch.Tensor:
-        before, _, weekday = history.window(origin)
-        said: torch.Tensor = network(before, torch.full((len(before),), weekday))[:, HORIZON_DAYS]
-        return said
-
     lost = sold = 0.0
+    middle: dict[int, torch.Tensor] = {}
     for origin in history.origins():
-        true = history.window(origin)[1].sum(1)
-        lost += float(pinball(total(origin), true).mean(1).sum())
+        before, after, weekday = history.window(origin)
+        said, true = network(before, torch.full((len(before),), weekday))[:, HORIZON_DAYS], after.sum(1)
+        middle[origin] = said[:, QUANTILES.index(0.5)]
+        lost += float(pinball(said, true).mean(1).sum())
         sold += float(true.sum())
-    found = {"wape": wape(history, lambda origin: total(origin)[:, 1]), "pinball": 2 * lost / sold}
+    found = {"wape": wape(history, middle.__getitem__), "pinball": 2 * lost / sold}
     return {name: round(value, 4) for name, value in found.items()}
 
 
