@@ -20,6 +20,10 @@ from streamer.records import Message, Positions
 
 log = structlog.get_logger(__name__)
 
+STILL_S = 60.0
+"""A broker that leads every partition and has acknowledged nothing for so long will not: an idempotent producer was
+seen to stand still for ever after brokers had restarted one by one (librdkafka 2.16)."""
+
 
 class AtLeastOnceSink:
     """Predictions and dead letters at once, positions when all before them are acknowledged."""
@@ -50,6 +54,9 @@ class AtLeastOnceSink:
         self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
         self._flushing = False
         self._positions: Positions = {}
+        self._given = 0  # messages that the client has taken
+        self._done = 0  # of these, how many it had done with when it was last asked
+        self._still_since: float | None = None  # while it waits for more, and nothing moves
 
     def write(self, messages: Sequence[Message]) -> None:
         self._unsent += messages
@@ -73,6 +80,7 @@ class AtLeastOnceSink:
                 waiting = self._producer.flush(deadline.left(at_least=0.01))
             finally:
                 self._flushing = False
+            self._check_moves(waiting)
             if waiting:
                 raise Wait(f"{waiting} messages are not acknowledged yet")
             if self._refused:
@@ -88,6 +96,18 @@ class AtLeastOnceSink:
         """All before the positions is acknowledged. They are committed on the owner's thread: on another one the call
         would wait for the client's lock, which `consume` holds for as long as little comes in."""
         self._source.commit(self._positions)
+
+    def _check_moves(self, waiting: int) -> None:
+        """Raise when the client stands still though it could send: only a new one sends what is not acknowledged."""
+        now, done = self._clock.now(), self._given - waiting
+        if not waiting:
+            self._still_since = None
+        elif self._still_since is None or done > self._done:
+            self._still_since = now
+        elif now - self._still_since >= STILL_S and self._partitions.led(self._producer):
+            still = f"nothing was acknowledged for {STILL_S:.0f} s, though every partition has a leader"
+            raise Temporary(f"{still}; start the process again")
+        self._done = done
 
     def recover(self, deadline: Deadline) -> None:
         """After a flush that did not come back: its messages are still the client's."""
@@ -120,6 +140,7 @@ class AtLeastOnceSink:
                 raise Refused(f"cannot send: {said.str()}; {cure}") from error
             raise Wait(f"cannot send: {said.str()}") from error
         finally:
+            self._given += len(self._unsent) - len(unsent)
             self._unsent = list(unsent)
             hear(self._producer)
 

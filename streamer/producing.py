@@ -12,7 +12,7 @@ from streamer.clock import Deadline
 from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
 from streamer.line import STUMBLES, hear
 from streamer.records import Message
-from streamer.rights import GRANT, NO_TOPIC, needs
+from streamer.rights import ANSWER_S, GRANT, NO_TOPIC, needs
 
 MakeProducer = Callable[[dict[str, Any]], Any]
 Told = Callable[[Message], Callable[[KafkaError | None, Any], None]]
@@ -70,6 +70,14 @@ class Partitions:
             self._counts.setdefault(topic, _partition_count(producer, topic, deadline))
             self._there.add(topic)
         return self._counts
+
+    def led(self, producer: Any) -> bool:
+        """Whether a broker answers, and says that every partition of these topics has a leader."""
+        try:
+            found = [producer.list_topics(topic, timeout=ANSWER_S).topics[topic] for topic in self._counts]
+        except KafkaException:
+            return False
+        return all(one.leader >= 0 for topic in found for one in topic.partitions.values())
 
 
 def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:

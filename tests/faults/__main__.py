@@ -59,8 +59,11 @@ def run_phase(name: str, share: float, out: Path) -> None:
         gone = f"{time.monotonic() - began:.0f} s"
         print(f"[{name}] broke off after {gone}; the workers' logs are in {folder}", file=sys.stderr, flush=True)
         return
-    shutil.rmtree(folder, ignore_errors=True)
     keep(phase, out)
+    if phase.exact():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"[{name}] is not exact; the logs of its workers and brokers are in {folder}", file=sys.stderr)
     print(f"[{name}] ended after {phase.seconds:.0f} s: {phase.events:,} events, {dict(phase.faults)}", flush=True)
 
 

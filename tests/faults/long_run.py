@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import random
+import shutil
 import signal
 import threading
 import time
@@ -310,6 +311,9 @@ def _close(phase: Phase, run: Run, streams: Sequence[Stream]) -> None:
             time.sleep(10)
     for stream in streams:
         judge(phase, stream)
+    if not phase.exact():
+        for number, folder in enumerate(streams[0].kafka.data(), 1):
+            shutil.copytree(folder.parent, run.folder / f"broker-{number}")
     phase.seconds = round(time.monotonic() - run.began, 1)
 
 

@@ -52,6 +52,10 @@ class Phase:
         """Note one more recovery."""
         self.recovery_s.setdefault(what, []).append(round(seconds, 3))
 
+    def exact(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(getattr(self, name) for name in WRONGS)
+
 
 def keep(phase: Phase, path: Path) -> None:
     """Write the phase over an earlier one of its name, beside those of other names."""

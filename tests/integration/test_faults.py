@@ -229,8 +229,11 @@ def test_a_wrong_order_is_noticed(kafka: Kafka, tmp_path: Path) -> None:
 
 
 def test_a_zombie_that_is_not_fenced_is_noticed(kafka: Kafka, tmp_path: Path) -> None:
+    """It freezes where it is about to commit: no other commit of its own is out then, which would make it poll, and
+    learn of its loss, before it goes on. Its transaction outlives the freeze, so that only the group could fence it."""
     with Stream(kafka, tmp_path) as stream:
-        zombie = stream.start("z", bug="no fence", die_at=("after runner.finished", 20), how=signal.SIGSTOP)
+        patient = {"transaction.timeout.ms": "60000"}
+        zombie = stream.start("z", bug="no fence", die_at=("before sink.begin", 20), how=signal.SIGSTOP, client=patient)
         stream.start("steady")
         wait_until(zombie.frozen)
         time.sleep(FROZEN_S)

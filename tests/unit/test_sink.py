@@ -42,6 +42,8 @@ class FailingProducer:
         self.abort_timeout_s = 0.0
         self.lost = 0  # connections
         self.silent = False
+        self.leader = 1
+        self.unacknowledged = 0
         self.clock = ManualClock()
 
     def _call(self, name: str) -> None:
@@ -76,7 +78,8 @@ class FailingProducer:
         self._call("list_topics")
         partitions = {"three": range(3)}.get(topic, range(6))
         problem = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic == "gone" else None
-        return SimpleNamespace(topics={topic: SimpleNamespace(error=problem, partitions=dict.fromkeys(partitions))})
+        known = dict.fromkeys(partitions, SimpleNamespace(leader=self.leader))
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=problem, partitions=known)})
 
     def poll(self, timeout: float) -> int:
         self._call("poll")
@@ -91,7 +94,7 @@ class FailingProducer:
 
     def flush(self, timeout: float) -> int:
         self._call("flush")
-        return 0
+        return self.unacknowledged
 
 
 class Setup:

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from streamer.at_least_once import AtLeastOnceSink
+from streamer.at_least_once import STILL_S, AtLeastOnceSink
 from streamer.clock import Deadline
-from streamer.errors import Refused, Wait
+from streamer.errors import Refused, Temporary, Wait
 from streamer.records import Message
 from streamer.testing import FakeKafka, FakeSource, ManualClock
 from tests.unit.test_sink import FailingProducer, durable
 
 
-def at_least_once(plan: dict[str, Any]) -> tuple[AtLeastOnceSink, FailingProducer, FakeKafka]:
-    clock, kafka = ManualClock(), FakeKafka([])
+def at_least_once(
+    plan: dict[str, Any], clock: ManualClock | None = None
+) -> tuple[AtLeastOnceSink, FailingProducer, FakeKafka]:
+    clock, kafka = clock or ManualClock(), FakeKafka([])
     made: list[FailingProducer] = []
 
     def make(config: dict[str, Any]) -> FailingProducer:
@@ -100,3 +102,42 @@ def test_at_least_once_keeps_what_is_acknowledged_until_its_positions_are_commit
     durable(sink)
     assert kafka.committed == {0: 1}
     assert len(producer.sent) == 1
+
+
+def waits(sink: AtLeastOnceSink) -> None:
+    with pytest.raises(Wait):
+        durable(sink)
+
+
+def test_at_least_once_ends_where_a_leader_acknowledges_nothing_any_more() -> None:
+    clock = ManualClock()
+    sink, producer, kafka = at_least_once({}, clock)
+    sink.write([Message("target", 0, b"k", b"v", []) for _ in range(3)])
+    durable(sink)
+    clock.sleep(2 * STILL_S)  # an idle topic is no stand-still
+    sink.write([Message("target", 0, b"k", b"v", []) for _ in range(3)])
+    producer.unacknowledged = 3
+    waits(sink)
+    clock.sleep(STILL_S - 1)
+    producer.unacknowledged = 2
+    waits(sink)
+    clock.sleep(STILL_S - 1)
+    sink.write([Message("target", 0, b"k", b"v", [])])
+    producer.unacknowledged = 3  # more to wait for, and nothing done
+    waits(sink)
+    clock.sleep(1)
+    with pytest.raises(Temporary, match="start the process again"):
+        durable(sink)
+    assert kafka.committed == {0: 1}
+
+
+def test_at_least_once_waits_for_a_leader_as_long_as_it_takes() -> None:
+    clock = ManualClock()
+    sink, producer, _ = at_least_once({}, clock)
+    sink.write([Message("target", 0, b"k", b"v", [])])
+    producer.unacknowledged, producer.leader = 1, -1
+    waits(sink)
+    clock.sleep(100 * STILL_S)
+    waits(sink)
+    producer.unacknowledged = 0
+    durable(sink)
