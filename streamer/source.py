@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     OFFSET_END,
     OFFSET_STORED,
     Consumer,
@@ -19,56 +18,20 @@ from confluent_kafka import (
 )
 
 from streamer.clock import Clock, SystemClock
-from streamer.errors import BadConfig, BadData, Exit, Unreachable, Wait
+from streamer.consuming import CLASSIC, DEFAULTS, FATAL, START
+from streamer.errors import BadConfig, Unreachable, Wait
 from streamer.membership import Membership
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
-from streamer.rights import NO_TOPIC, Refusal, answers, is_token, needs, refused
+from streamer.rights import Refusal, answers, is_token, refused
 
 log = structlog.get_logger(__name__)
 
-START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
+PLACE_TIMEOUT_S = 0.2
+"""The same, in every poll while a position is not known: an open transaction hides it, which ends within seconds."""
 CAPTURE_EVERY_S = 0.05
-
-DEFAULTS: Mapping[str, str] = {
-    # Offsets move only with what was published, never by a timer.
-    "enable.auto.commit": "false",
-    "enable.auto.offset.store": "false",
-    "isolation.level": "read_committed",
-    # An offset that retention has overtaken is an error, not a silent skip; a new group's start is set on assignment.
-    "auto.offset.reset": "error",
-    "check.crcs": "true",
-    "enable.partition.eof": "true",  # the end is told, so that lag can be counted without transactions' marks
-    # After a drained queue librdkafka waits this long before the next fetch; its default of 1 s halves throughput.
-    "fetch.queue.backoff.ms": "5",
-    "fetch.wait.max.ms": "50",
-    # A connection whose other end has gone without a word is given up after this, as a session is; its default of 60 s
-    # would stall a partition for a minute. No request of a consumer is answered later, but for those that join a group,
-    # which have their own time. (A transactional producer's is that of its transaction.)
-    "socket.timeout.ms": "6000",
-    "queued.max.messages.kbytes": "65536",
-}
-CLASSIC: Mapping[str, str] = {
-    "partition.assignment.strategy": "cooperative-sticky",
-    # A killed worker's partitions move after this; 6 s is the broker's minimum.
-    "session.timeout.ms": "6000",
-    "heartbeat.interval.ms": "2000",
-}
-FATAL: Mapping[int, tuple[type[Exit], str]] = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART: (Unreachable, NO_TOPIC),
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: (Unreachable, needs("READ", "topic", "{topic}")),
-    KafkaError.GROUP_AUTHORIZATION_FAILED: (Unreachable, needs("READ", "group", "{group}")),
-    KafkaError.INVALID_SESSION_TIMEOUT: (
-        BadConfig,
-        "set session.timeout.ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
-    ),
-    KafkaError._AUTO_OFFSET_RESET: (
-        BadData,
-        "retention has deleted records that were not read yet; reset the group's offsets when that is accepted",
-    ),
-}
 
 
 class KafkaSource:
@@ -97,6 +60,7 @@ class KafkaSource:
         self._positions: Positions = {}  # next offset to read, of every partition that is ours
         self._held: list[Message] = []  # read while only the group was to be served
         self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
+        self._unplaced: set[int] = set()  # of these, those that the client has found no position of
         self._paused = False
         self._group: Any = None
         self._capture_at = 0.0
@@ -122,6 +86,8 @@ class KafkaSource:
             self._resume()
             records = self._take(self._fetch(records_max, timeout_s))
         self._raise_kept()
+        if self._unplaced:
+            self._place()
         if records:
             self._refusal.heard()
         else:
@@ -231,7 +197,7 @@ class KafkaSource:
             return  # said of a partition that was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()
-        elif not self._begins(message):
+        elif not self._unplaced_now(message):
             self._complain(message.error())
 
     def _complain(self, error: KafkaError) -> None:
@@ -269,18 +235,38 @@ class KafkaSource:
         if why := self._refusal.final():
             raise Unreachable(f"cannot read {self._topic}: {why}")
 
-    def _begins(self, message: Any) -> bool:
-        """Whether this says only that the group has no position in a partition, which was not to be learnt on
-        assignment (a dead worker's transaction was open, say): then it starts where a new group does."""
+    def _unplaced_now(self, message: Any) -> bool:
+        """Whether this says only that the client has found no position, which was not to be learnt on assignment. There
+        may be one: it (librdkafka 2.16) says so too of one in an open transaction, when partitions move while it asks.
+        Whose it is may yet commit it, and what is read from elsewhere were answered twice; so the group is asked."""
         # An offset that retention has overtaken is named by the message; one that never was is not.
         if message.error().code() != KafkaError._AUTO_OFFSET_RESET or message.offset() is not None:
             return False
-        start = TopicPartition(self._topic, message.partition(), self._start)
-        log.info("the group has no position here; it starts as a new one", partition=start.partition)
-        self._consumer.incremental_unassign([start])  # a partition whose start has failed cannot seek
-        self._consumer.incremental_assign([start])
-        self._positions[start.partition] = start.offset
+        self._unplaced.add(message.partition())
         return True
+
+    def _place(self) -> None:
+        """Find out where to read what the client has given up on; if the group does not say, the next poll asks it."""
+        try:
+            starts = self._starts(sorted(self._unplaced), PLACE_TIMEOUT_S)
+        except Wait:
+            return
+        log.info("where to read is known now", starts=starts)
+        self._unplaced.clear()
+        self._consumer.incremental_unassign(self._topic_partitions(starts))  # what has failed to start cannot seek
+        self._read_from(starts)
+
+    def _starts(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        """Where to read: from where the group is on, or where a new one starts."""
+        committed = self.committed(partitions, timeout_s) if partitions else {}
+        starts = {partition: committed.get(partition, self._start) for partition in partitions}
+        return starts | self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END])
+
+    def _read_from(self, starts: Positions) -> None:
+        self._consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
+        self._positions.update(starts)
+        if self._paused and starts:
+            self._consumer.pause(self._topic_partitions(starts))
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
@@ -318,17 +304,12 @@ class KafkaSource:
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         partitions = [tp.partition for tp in assigned]
         try:
-            committed = self.committed(partitions, COMMITTED_TIMEOUT_S) if partitions else {}
-            starts = {partition: committed.get(partition, self._start) for partition in partitions}
-            starts |= self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END])
+            starts = self._starts(partitions, COMMITTED_TIMEOUT_S)
         except Wait as error:
             log.warning("cannot read committed offsets on assignment; the client asks again", error=str(error))
             starts = dict.fromkeys(partitions, OFFSET_STORED)
-        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
         self._capture_at = 0.0
-        self._positions.update(starts)
-        if self._paused and partitions:
-            consumer.pause(self._topic_partitions(partitions))
+        self._read_from(starts)
         log.info("partitions assigned", partitions=partitions)
         if self._rebalance:
             self._rebalance.assigned(partitions)
@@ -377,6 +358,7 @@ class KafkaSource:
         for tp in gone:
             self._positions.pop(tp.partition, None)
             self._ends.pop(tp.partition, None)
+            self._unplaced.discard(tp.partition)
         self._held = [message for message in self._held if message.partition() in self._positions]
         if self._paused:
             consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again

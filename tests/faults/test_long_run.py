@@ -16,7 +16,7 @@ from tests.faults.follower import Matcher
 from tests.faults.report import GOALS, Phase
 from tests.faults.segments import BATCH, CONTROL, TRANSACTIONAL, batches
 from tests.faults.test_checker import answered, given
-from tests.faults.transactions import Decision, Logs, Transaction, Written, coordinator_partition, torn
+from tests.faults.transactions import Decision, Logs, Transaction, Written, coordinator_partition, decided, torn
 from tests.faults.worker_main import POINTS
 
 
@@ -108,9 +108,27 @@ def batch(first: int, body: bytes, *, count: int, attributes: int = TRANSACTIONA
 
 
 def mark(kind: int) -> bytes:
-    key = struct.pack(">hh", 0, kind)
-    record = bytes([0, 0, 0, 2 * len(key)]) + key + bytes([1, 0])
-    return bytes([2 * len(record)]) + record
+    return record(struct.pack(">hh", 0, kind), None)
+
+
+def record(key: bytes, value: bytes | None) -> bytes:
+    said = bytes([0, 0, 0]) + zigzag(len(key)) + key + (zigzag(-1) if value is None else zigzag(len(value)) + value)
+    said += zigzag(0)  # headers
+    return zigzag(len(said)) + said
+
+
+def zigzag(number: int) -> bytes:
+    number, groups = number * 2 if number >= 0 else -2 * number - 1, b""
+    while number >= 0x80:
+        groups, number = groups + bytes([number & 0x7F | 0x80]), number >> 7
+    return groups + bytes([number])
+
+
+def state(status: int, started_ms: int, name: bytes = b"group.a") -> bytes:
+    """What a coordinator writes of producer 7, whose transaction has written to partition 0 of `out`."""
+    places = bytes([2, 4]) + b"out" + bytes([2]) + struct.pack(">i", 0) + bytes([0])
+    value = struct.pack(">hqhib", 1, 7, 0, 5000, status) + places + struct.pack(">qq", 0, started_ms) + bytes([0])
+    return record(struct.pack(">hh", 0, len(name)) + name, value)
 
 
 def test_batches_and_marks_are_read_from_a_log(tmp_path: Path):
@@ -132,6 +150,32 @@ def test_a_compressed_batch_is_refused(tmp_path: Path):
         list(batches(tmp_path))
 
 
+ONGOING, COMMIT, ABORT = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    ("said", "committed"),
+    [
+        ([(ONGOING, 1), (COMMIT, 1)], [1]),
+        ([(COMMIT, 1), (COMMIT, 1)], [1]),  # it did not hear whether the first was kept
+        ([(COMMIT, 1), (ABORT, 1)], []),  # nor here, and then the transaction was out of time
+        ([(ABORT, 1), (COMMIT, 2), (COMMIT, 3), (ABORT, 4)], [2, 3]),
+    ],
+)
+def test_the_last_that_a_coordinator_has_written_is_its_decision(
+    tmp_path: Path, said: list[tuple[int, int]], committed: list[int]
+):
+    folder = tmp_path / "__transaction_state-0"
+    folder.mkdir()
+    (folder / "0.log").write_bytes(
+        b"".join(batch(at, state(status, started), count=1, attributes=0) for at, (status, started) in enumerate(said))
+        + batch(len(said), state(COMMIT, 9, b"other.a"), count=1, attributes=0)
+    )
+    found = decided(Logs([tmp_path]), "group")
+    assert [one.started_ms for one in found] == committed
+    assert {one.partitions for one in found} <= {(("out", 0),)}
+
+
 @pytest.mark.parametrize(
     ("ends", "surplus", "still_open"), [((1,), 0, 0), ((1, 1), 1, 0), ((1, None), 0, 1), ((0,), 1, 0)]
 )
@@ -149,7 +193,7 @@ def test_runs_of_a_producer_are_held_against_what_its_coordinator_decided(
                 marked = batch(at, mark(end), count=1, attributes=TRANSACTIONAL | CONTROL, producer=producer)
                 log, at = log + marked, at + 1
     (folder / "0.log").write_bytes(log)
-    written = Written(Logs([tmp_path]), [Decision("group.a", 7, 0, (("out", 0),))])
+    written = Written(Logs([tmp_path]), [Decision("group.a", 7, 0, (("out", 0),), True)])
     taken = written.take(7, ("out", 0))
     assert (len(written.surplus()), len(written.open)) == (surplus, still_open)
     assert [one.first for one in taken] == ([0] if ends[0] == 1 else [])

@@ -19,18 +19,19 @@ from tests.faults.checker import Input, Output, Place
 from tests.faults.segments import Batch, Fields, batches, pairs
 
 OFFSETS, STATES = "__consumer_offsets", "__transaction_state"
-PREPARE_COMMIT = 2
+PREPARE_COMMIT, PREPARE_ABORT = 2, 3
 LogPlace = tuple[str, int]
 """Topic and partition."""
 
 
 class Decision(NamedTuple):
-    """A transaction that the coordinator decided to commit, and the partitions that it has written to."""
+    """How the coordinator decided to end a transaction, and the partitions that it has written to."""
 
     transactional_id: str
     producer_id: int
     started_ms: int
     partitions: tuple[LogPlace, ...]
+    commit: bool
 
 
 @dataclass
@@ -162,7 +163,9 @@ def _transaction(
 def decided(logs: Logs, group: str) -> list[Decision]:
     """Each transaction of this group's workers that its coordinator has decided to commit, in order per worker.
 
-    A coordinator may write its decision twice, when it does not hear whether the first was kept."""
+    One that does not hear in time whether its decision was kept has not decided: it may write it again, or, when the
+    transaction has timed out meanwhile, the other one (both seen of Kafka 4.4.0). The last one is what it acts on; had
+    it acted on two, the logs would hold more commits than decisions."""
     found: dict[tuple[str, int], Decision] = {}
     for number in logs.partitions(STATES):
         for batch in logs.batches(STATES, number):
@@ -171,8 +174,8 @@ def decided(logs: Logs, group: str) -> list[Decision]:
             for key, value in pairs(batch.records, batch.count):
                 decision = _decision(key, value)
                 if decision and decision.transactional_id.startswith(f"{group}."):
-                    found.setdefault((decision.transactional_id, decision.started_ms), decision)
-    return list(found.values())
+                    found[decision.transactional_id, decision.started_ms] = decision
+    return [decision for decision in found.values() if decision.commit]
 
 
 def _decision(key: bytes | None, value: bytes | None) -> Decision | None:
@@ -185,11 +188,11 @@ def _decision(key: bytes | None, value: bytes | None) -> Decision | None:
     if state.int16() != 1:
         raise ValueError("transaction states of version 1 are read only, those of transaction.version 1 and 2")
     producer_id, _epoch, _timeout_ms, status = state.int64(), state.int16(), state.int32(), state.int8()
-    if status != PREPARE_COMMIT:
+    if status not in (PREPARE_COMMIT, PREPARE_ABORT):
         return None
     partitions = tuple(_places(state))
     _updated_ms, started_ms = state.int64(), state.int64()
-    return Decision(transactional_id, producer_id, started_ms, partitions)
+    return Decision(transactional_id, producer_id, started_ms, partitions, status == PREPARE_COMMIT)
 
 
 def _places(state: Fields) -> Iterator[LogPlace]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from streamer.records import Record
 from streamer.source import KafkaSource
@@ -78,3 +79,42 @@ def until(true: Callable[[], bool], turn: Callable[[], object], timeout_s: float
     while not true():
         assert time.monotonic() < deadline, "it never happened"
         turn()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ends", "first"), [("classic", "commit_transaction", 5), ("consumer", "abort_transaction", 0)]
+)
+def test_positions_in_an_open_transaction_are_waited_for_over_a_rebalance(
+    kafka: Kafka, topic: str, group_id: str, protocol: str, ends: str, first: int
+) -> None:
+    """Its owner may yet commit them. librdkafka (2.16) takes them for none when partitions move while it asks."""
+    for partition in range(4):
+        produce_many(kafka.bootstrap, topic, [(b"key", b"value")] * 10, partition=partition)
+    owner = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": group_id})
+    owner.init_transactions(20)
+    owner.begin_transaction()
+    nobody = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group_id})  # which no broker fences
+    moved = [TopicPartition(topic, partition, 5) for partition in range(4)]
+    owner.send_offsets_to_transaction(moved, nobody.consumer_group_metadata(), 10)
+    client = {"bootstrap.servers": kafka.bootstrap, "group.id": group_id, "group.protocol": protocol}
+    stays, guest = (KafkaSource(client, topic, "earliest") for _ in range(2))
+    owned, lent = Owned(), Owned()
+    read: list[Record] = []
+
+    def turn() -> None:
+        read.extend(stays.poll(10, 0.1) + guest.poll(10, 0.1))
+
+    stays.subscribe(owned)
+    until(lambda: len(owned.partitions) == 4, lambda: read.extend(stays.poll(10, 0.1)))
+    guest.subscribe(lent)
+    until(lambda: len(owned.partitions) == len(lent.partitions) == 2, turn, timeout_s=30)
+    asked_until = time.monotonic() + 3
+    until(lambda: time.monotonic() > asked_until, turn)
+    assert read == []
+    getattr(owner, ends)(10)
+    until(lambda: len(read) >= 4 * (10 - first), turn)
+    assert sorted((record.partition, record.offset) for record in read) == [
+        (partition, offset) for partition in range(4) for offset in range(first, 10)
+    ]
+    for client_of in (stays, guest, nobody):
+        client_of.close()

@@ -12,8 +12,9 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from streamer.clock import Deadline
-from streamer.errors import Unclear
+from streamer.errors import Unclear, Wait
 from streamer.records import Released
+from streamer.source import PLACE_TIMEOUT_S
 from tests.simulation.group import NOBODY
 from tests.simulation.process import Process
 
@@ -151,6 +152,17 @@ def unstable_positions(process: Process) -> None:
     consumer._group = Eager()
 
 
+def hidden_positions(process: Process) -> None:
+    """Leaves the positions to the client, and starts anew where it has found none: a transaction may only hide one."""
+
+    def believed(partitions: Any, timeout_s: float) -> dict[int, int]:
+        if timeout_s > PLACE_TIMEOUT_S:
+            raise Wait("the client asks for it")
+        return dict.fromkeys(partitions, process.source._start)
+
+    process.source._starts = believed  # type: ignore[method-assign]
+
+
 def reads_everything(process: Process) -> None:
     """Reads what is open and what was aborted."""
     process.consumer._committed_only = False
@@ -184,6 +196,7 @@ BUGS: Mapping[str, Bug] = {
         keeps_what_is_revoked,
         keeps_what_was_handed_over,
         unstable_positions,
+        hidden_positions,
         reads_everything,
         confirms_early,
     )

@@ -240,7 +240,7 @@ class SimConsumer:
             try:
                 position = self._group.stable([number])[number]
             except Refusal:
-                return False
+                position = None  # as librdkafka (2.16) takes it, when partitions have moved since it asked
         if position is None:
             self._failed.add(number)
             error = KafkaError(KafkaError._AUTO_OFFSET_RESET, "no position")

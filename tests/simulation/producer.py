@@ -69,7 +69,7 @@ class SimProducer:
         self._sequences: dict[Place, int] = {}
         self._tried: dict[Place, int] = {}
         self._in_doubt = False
-        self._stats_cb: Callable[[str], None] = config["stats_cb"]
+        self._stats_cb: Callable[[str], None] = config.get("stats_cb", lambda said: None)
         self._lost = 0
 
     # -- what the application calls

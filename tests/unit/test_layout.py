@@ -31,6 +31,7 @@ ENGINE = [
         "line",
         "rivals",
         "producing",
+        "consuming",
         "membership",
         "source",
         "sink",
