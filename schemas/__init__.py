@@ -4,16 +4,21 @@ from schemas.events import Event
 from schemas.leads import LeadEvent, LeadScore
 from schemas.pii import Pii
 from schemas.predictions import DeadLetter, Prediction, Source
+from schemas.sales import ArticleDayEvent, ArticleForecast, Expected
 from schemas.tickets import Candidate, TicketEvent, TicketRoute
-from schemas.topics import EVENTS, LEAD_SCORES, TICKET_ROUTES, dead_letters
+from schemas.topics import ARTICLE_FORECASTS, EVENTS, LEAD_SCORES, TICKET_ROUTES, dead_letters
 
 __all__ = [
+    "ARTICLE_FORECASTS",
     "EVENTS",
     "LEAD_SCORES",
     "TICKET_ROUTES",
+    "ArticleDayEvent",
+    "ArticleForecast",
     "Candidate",
     "DeadLetter",
     "Event",
+    "Expected",
     "LeadEvent",
     "LeadScore",
     "Pii",

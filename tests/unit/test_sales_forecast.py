@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from schemas import ArticleForecast
 from schemas.sales import HISTORY_DAYS, ArticleDayEvent
 from tests.data import shared
 from workers.sales_forecast import training
 from workers.sales_forecast.history import SOLD_DAYS_MIN, History, load
 from workers.sales_forecast.measures import plain, wape
 from workers.sales_forecast.model import Network, Parameters, encode
+from workers.sales_forecast.worker import SalesForecast
 
 KINDS = ("gru", "cnn")
 
@@ -151,3 +154,32 @@ def test_an_event_is_56_whole_days_and_its_forecast_begins_the_day_after() -> No
     for pieces in ((1,) * 55, (-1,) * 56):
         with pytest.raises(ValidationError):
             event(pieces)
+
+
+def test_the_worker_answers_with_seven_days_and_their_sum() -> None:
+    torch.manual_seed(0)
+    worker = SalesForecast()
+    worker._network = Network(Parameters(kind="cnn", width=8, hidden=8)).eval()
+    events = [worker.sample(Random(number), number) for number in range(5)]
+    with torch.inference_mode():
+        outputs = worker.predict(worker.encode(events, [{}] * 5))
+    answers = [ArticleForecast.model_validate(answer) for answer in worker.decode(events, outputs)]
+    for answer, pieces in zip(answers, outputs["pieces"].tolist(), strict=True):
+        assert [(day.low, day.middle, day.high) for day in (*answer.days, answer.total)] == [(*row,) for row in pieces]
+        assert worker.words(answer) == f"{pieces[7][1]:.0f} pieces in a week ({pieces[7][0]:.0f} to {pieces[7][2]:.0f})"
+
+
+def test_what_decides_a_forecast_is_in_its_cache_key_and_nothing_else() -> None:
+    worker, one = SalesForecast(), event((1,) * HISTORY_DAYS)
+    key = worker.cache_key(one, {})
+    assert worker.cache_key(one.model_copy(update={"event_id": "b", "article": "other"}), {}) == key
+    assert worker.cache_key(event((1,) * HISTORY_DAYS, date(2011, 10, 9)), {}) == key, "another Sunday"
+    assert worker.cache_key(event((1,) * HISTORY_DAYS, date(2011, 10, 3)), {}) != key
+    assert worker.cache_key(event((2,) + (1,) * 55), {}) != key
+
+
+def test_invented_articles_are_the_same_each_time_and_close_their_days_one_after_the_other() -> None:
+    worker = SalesForecast()
+    assert worker.sample(Random(1), 7) == worker.sample(Random(1), 7)
+    today, tomorrow = worker.sample(Random(1), 7), worker.sample(Random(1), 3_007)
+    assert (today.article, (tomorrow.day - today.day).days) == (tomorrow.article, 1)

@@ -1,0 +1,28 @@
+"""Invented articles and what they sell, for demos and benchmarks: drawn from no data set."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from random import Random
+
+from schemas.sales import HISTORY_DAYS, ArticleDayEvent
+
+START = date(2024, 5, 1)
+ARTICLES = 3_000
+"""So many articles close their day together, one event each."""
+
+
+def article_day(random: Random, number: int) -> ArticleDayEvent:
+    """Event `number`: of one article after the other, and then of all of them a day later."""
+    article, days = number % ARTICLES, number // ARTICLES
+    habits = Random(f"article {article}")  # noqa: S311  the same article is asked for alike every day
+    chance, pieces = habits.betavariate(1, 2), habits.lognormvariate(2, 1)
+    sold = [round(random.expovariate(1 / pieces)) if random.random() < chance else 0 for _ in range(HISTORY_DAYS)]
+    day = START + timedelta(days=days)
+    return ArticleDayEvent(
+        event_id=f"A-{article:05}-{day}",
+        occurred_at=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1),
+        article=f"A-{article:05}",
+        day=day,
+        pieces=tuple(sold),
+    )
