@@ -38,6 +38,7 @@ ENGINE = [
         "at_least_once",
         "redis_client",
         "cache",
+        "panes",
         "features",
         "graphs",
         "device",
