@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
-    OFFSET_STORED,
     Consumer,
     KafkaError,
     KafkaException,
@@ -17,20 +17,22 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from streamer.clock import Clock, SystemClock
+from streamer.clock import Clock, Deadline, SystemClock
 from streamer.consuming import CLASSIC, DEFAULTS, FATAL, START
 from streamer.errors import BadConfig, Unreachable, Wait
 from streamer.membership import Membership
 from streamer.ports import Rebalance
 from streamer.records import Positions, Record
-from streamer.rights import Refusal, answers, is_token, refused
+from streamer.rights import ANSWER_S, Refusal, answers, is_token, refused
 
 log = structlog.get_logger(__name__)
 
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
-PLACE_TIMEOUT_S = 0.2
-"""The same, in every poll while a position is not known: an open transaction hides it, which ends within seconds."""
+PLACE_EVERY_S = 2.0
+"""How often a group is asked for positions that it has not said; for `ANSWER_S`, as nothing else goes on meanwhile."""
+NOWHERE = 2**63 - 1
+"""Where a partition is read from whose position is not known: nothing that comes of it is taken."""
 CAPTURE_EVERY_S = 0.05
 
 
@@ -60,7 +62,8 @@ class KafkaSource:
         self._positions: Positions = {}  # next offset to read, of every partition that is ours
         self._held: list[Message] = []  # read while only the group was to be served
         self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
-        self._unplaced: set[int] = set()  # of these, those that the client has found no position of
+        self._unplaced: set[int] = set()  # of these, those whose position is not known yet: paused
+        self._place_at = 0.0
         self._paused = False
         self._group: Any = None
         self._capture_at = 0.0
@@ -86,7 +89,7 @@ class KafkaSource:
             self._resume()
             records = self._take(self._fetch(records_max, timeout_s))
         self._raise_kept()
-        if self._unplaced:
+        if self._unplaced and self._clock.now() >= self._place_at:
             self._place()
         if records:
             self._refusal.heard()
@@ -135,6 +138,8 @@ class KafkaSource:
     def lag(self) -> dict[int, int]:
         lags = {}
         for partition, position in self._positions.items():
+            if partition in self._unplaced:
+                continue
             _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
             if end >= 0:
                 # A transaction's mark takes an offset and is never handed out: by offsets alone there would always
@@ -165,7 +170,7 @@ class KafkaSource:
 
     def _resume(self) -> None:
         if self._paused:
-            self._consumer.resume(self._topic_partitions(self._positions))
+            self._consumer.resume(self._topic_partitions(self._positions.keys() - self._unplaced))
             self._paused = False
 
     def _take(self, messages: Iterable[Any]) -> list[Record]:
@@ -197,7 +202,7 @@ class KafkaSource:
             return  # said of a partition that was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()
-        elif not self._unplaced_now(message):
+        else:
             self._complain(message.error())
 
     def _complain(self, error: KafkaError) -> None:
@@ -235,38 +240,32 @@ class KafkaSource:
         if why := self._refusal.final():
             raise Unreachable(f"cannot read {self._topic}: {why}")
 
-    def _unplaced_now(self, message: Any) -> bool:
-        """Whether this says only that the client has found no position, which was not to be learnt on assignment. There
-        may be one: it (librdkafka 2.16) says so too of one in an open transaction, when partitions move while it asks.
-        Whose it is may yet commit it, and what is read from elsewhere were answered twice; so the group is asked."""
-        # An offset that retention has overtaken is named by the message; one that never was is not.
-        if message.error().code() != KafkaError._AUTO_OFFSET_RESET or message.offset() is not None:
-            return False
-        self._unplaced.add(message.partition())
-        return True
-
     def _place(self) -> None:
-        """Find out where to read what the client has given up on; if the group does not say, the next poll asks it."""
+        """Find out where to read partitions whose position was not to be learnt on assignment.
+
+        An open transaction may hide it, whose owner may yet commit it. Left to the client (librdkafka 2.16), such a
+        position is taken for none when partitions move while it asks, and asked for no more when its coordinator dies
+        then. And nothing but a callback may assign: the client takes it for the answer to one that it has queued."""
         try:
-            starts = self._starts(sorted(self._unplaced), PLACE_TIMEOUT_S)
-        except Wait:
-            return
-        log.info("where to read is known now", starts=starts)
-        self._unplaced.clear()
-        self._consumer.incremental_unassign(self._topic_partitions(starts))  # what has failed to start cannot seek
-        self._read_from(starts)
+            starts = self._starts(sorted(self._unplaced), ANSWER_S)
+            for partition, start in starts.items():
+                one = TopicPartition(self._topic, partition, start)
+                self._consumer.seek(one)
+                self._positions[partition] = start
+                self._unplaced.discard(partition)
+                if not self._paused:
+                    self._consumer.resume([one])
+        except (Wait, KafkaException) as error:  # a partition that has no leader yet cannot seek
+            log.warning("where to read is not known; asking again", partitions=self._unplaced, error=str(error))
+            self._place_at = self._clock.now() + PLACE_EVERY_S
+        else:
+            log.info("where to read is known now", starts=starts)
 
     def _starts(self, partitions: Sequence[int], timeout_s: float) -> Positions:
         """Where to read: from where the group is on, or where a new one starts."""
         committed = self.committed(partitions, timeout_s) if partitions else {}
         starts = {partition: committed.get(partition, self._start) for partition in partitions}
-        return starts | self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END])
-
-    def _read_from(self, starts: Positions) -> None:
-        self._consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
-        self._positions.update(starts)
-        if self._paused and starts:
-            self._consumer.pause(self._topic_partitions(starts))
+        return starts | self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END], timeout_s)
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
@@ -305,22 +304,27 @@ class KafkaSource:
         partitions = [tp.partition for tp in assigned]
         try:
             starts = self._starts(partitions, COMMITTED_TIMEOUT_S)
+            hidden = []
         except Wait as error:
-            log.warning("cannot read committed offsets on assignment; the client asks again", error=str(error))
-            starts = dict.fromkeys(partitions, OFFSET_STORED)
+            log.warning("cannot read committed offsets on assignment; asking again", error=str(error))
+            starts, hidden = dict.fromkeys(partitions, OFFSET_BEGINNING), partitions
+        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
         self._capture_at = 0.0
-        self._read_from(starts)
+        self._positions.update(starts | dict.fromkeys(hidden, NOWHERE))
+        self._unplaced.update(hidden)
+        if partitions and (self._paused or hidden):
+            consumer.pause(self._topic_partitions(partitions))
         log.info("partitions assigned", partitions=partitions)
         if self._rebalance:
             self._rebalance.assigned(partitions)
 
-    def _ends_to_start_at(self, partitions: Sequence[int]) -> Positions:
+    def _ends_to_start_at(self, partitions: Sequence[int], timeout_s: float) -> Positions:
         """Where these end now, committed at once: else a replica that takes over before the first commit would
         start at the end of its own time, and what came in between would never be read."""
-        ends = {}
+        ends, deadline = {}, Deadline(self._clock, timeout_s)
         try:
             for tp in self._topic_partitions(partitions):
-                _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=COMMITTED_TIMEOUT_S)
+                _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=deadline.left(at_least=0.1))
         except KafkaException as error:
             raise Wait(f"the end of {self._topic}: {error.args[0].str()}") from error
         if ends:
@@ -335,7 +339,7 @@ class KafkaSource:
         except KafkaException as error:
             failed = error.args[0]
         if failed is not None:
-            log.warning("cannot commit where this group starts", error=failed.str())
+            raise Wait(f"cannot commit where this group starts: {failed.str()}")
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         partitions = [tp.partition for tp in revoked]
@@ -355,12 +359,13 @@ class KafkaSource:
 
     def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
         self._capture_at = 0.0
+        hidden = self._unplaced.intersection(tp.partition for tp in gone)
         for tp in gone:
             self._positions.pop(tp.partition, None)
             self._ends.pop(tp.partition, None)
-            self._unplaced.discard(tp.partition)
+        self._unplaced -= hidden
         self._held = [message for message in self._held if message.partition() in self._positions]
-        if self._paused:
+        if self._paused or hidden:
             consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again
         consumer.incremental_unassign(gone)
 

@@ -120,6 +120,8 @@ def committed(client: Any, topic: str, known: list[int]) -> list[TopicPartition]
     while True:
         try:
             found: list[TopicPartition] = client.committed(asked, timeout=TIMEOUT_S)
+            if broken := [one.error for one in found if one.error]:
+                raise KafkaException(broken[0])
             return found
         except KafkaException as error:
             if error.args[0].code() == KafkaError._TIMED_OUT:

@@ -14,7 +14,6 @@ from confluent_kafka import KafkaException
 from streamer.clock import Deadline
 from streamer.errors import Unclear, Wait
 from streamer.records import Released
-from streamer.source import PLACE_TIMEOUT_S
 from tests.simulation.group import NOBODY
 from tests.simulation.process import Process
 
@@ -153,14 +152,16 @@ def unstable_positions(process: Process) -> None:
 
 
 def hidden_positions(process: Process) -> None:
-    """Leaves the positions to the client, and starts anew where it has found none: a transaction may only hide one."""
+    """Starts anew where the group does not say its position at once: a transaction that is open may only hide it."""
+    source, starts = process.source, process.source._starts
 
     def believed(partitions: Any, timeout_s: float) -> dict[int, int]:
-        if timeout_s > PLACE_TIMEOUT_S:
-            raise Wait("the client asks for it")
-        return dict.fromkeys(partitions, process.source._start)
+        try:
+            return starts(partitions, 0.01)
+        except Wait:
+            return dict.fromkeys(partitions, source._start)
 
-    process.source._starts = believed  # type: ignore[method-assign]
+    source._starts = believed  # type: ignore[method-assign]
 
 
 def reads_everything(process: Process) -> None:
