@@ -78,9 +78,9 @@ class AtLeastOnceSink:
         def end() -> None:
             try:
                 waiting = self._producer.flush(deadline.left(at_least=0.01))
+                self._check_moves(waiting)  # before the owner's thread gives it more
             finally:
                 self._flushing = False
-            self._check_moves(waiting)
             if waiting:
                 raise Wait(f"{waiting} messages are not acknowledged yet")
             if self._refused:

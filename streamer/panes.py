@@ -63,11 +63,14 @@ class Windows:
             size: [window for window in windows if size in map(PANES.__getitem__, window.spans)]
             for size in sorted(set(PANES.values()))
         }
-        self._kept = {
-            size: max(SPANS[span] // size for window in mine for span in window.spans if PANES[span] == size)
-            for size, mine in self._by_size.items()
-            if mine
-        }
+        self._features = [
+            (f"{window.name}_{span}", PANES[span], SPANS[span] // PANES[span], window)
+            for window in windows
+            for span in window.spans
+        ]
+        self._kept: dict[int, int] = {}
+        for _, size, count, _ in self._features:
+            self._kept[size] = max(count, self._kept.get(size, 0))
 
     def add(self, entity: Entity, event: Any, at_ms: int) -> bool:
         """Take in an event of this time; False when it is too late for every span, and changes nothing."""
@@ -92,18 +95,12 @@ class Windows:
     def at(self, entity: Entity, at_ms: int) -> dict[str, float]:
         """Its features at a time: of a mean and a last value without events there are none, all else is 0 then."""
         features = {}
-        for size in self._kept:
-            for place, window in enumerate(self._by_size[size]):
-                for span in window.spans:
-                    if PANES[span] != size:
-                        continue
-                    end = _pane(at_ms, size)
-                    panes = entity.panes.get(size, {})
-                    numbers = range(end - SPANS[span] // size + 1, end + 1)
-                    found = [panes[number][place] for number in numbers if number in panes]
-                    value = _JOIN[window.of]([one for one in found if one])
-                    if value is not None:
-                        features[f"{window.name}_{span}"] = value
+        for name, size, count, window in self._features:
+            place, end, panes = self._by_size[size].index(window), _pane(at_ms, size), entity.panes.get(size, {})
+            found = [panes[number][place] for number in range(end - count + 1, end + 1) if number in panes]
+            value = _JOIN[window.of]([one for one in found if one])
+            if value is not None:
+                features[name] = value
         return features
 
 

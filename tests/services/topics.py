@@ -98,7 +98,6 @@ def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: floa
     deadline = time.monotonic() + timeout_s
     ends = end_offsets(bootstrap, topic, timeout_s)
     reached = dict.fromkeys(ends, 0)
-    last = dict.fromkeys(ends, -1)
     messages: list[Message] = []
     consumer = Consumer(
         {
@@ -116,15 +115,12 @@ def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: floa
             if time.monotonic() > deadline:
                 raise ServiceError(_unfinished(topic, timeout_s, len(messages), at_least, reached, ends))
             for message in consumer.consume(1000, timeout=0.1):
-                error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
-                if error is None and offset <= last[partition]:
-                    print(f"{topic}: the client went back from {last[partition]} to {offset} of partition {partition}")
-                elif error is None:
+                error = message.error()
+                if error is None:
                     messages.append(message)
-                    last[partition] = offset
                 elif error.code() == KafkaError._PARTITION_EOF:
                     # Its offset is past the commit markers, which are never delivered as records.
-                    reached[partition] = offset
+                    reached[message.partition() or 0] = message.offset() or 0
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                     raise KafkaException(error)
         return messages
