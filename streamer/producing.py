@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -145,7 +145,7 @@ def made(make: MakeProducer, config: dict[str, Any]) -> Any:
         raise kind(f"no producer with [kafka.client] as it is: {said.str()}") from error
 
 
-def abort(producer: Any, said: str, deadline: Deadline, cure: Callable[[], str] = str) -> None:
+def abort(producer: Any, said: str, deadline: Deadline, cure: Callable[[], str] = str) -> NoReturn:
     """Roll back. Always raises: Aborted when that worked (Refused when there is a cure), Unclear when it did not."""
     try:
         producer.abort_transaction(deadline.left(at_least=0.5))

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -107,11 +107,14 @@ class TransactionalSink:
             self._open(deadline)
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
+        group, absent = None, ""
         try:
             group = self._source.group()
-        except Wait:
+        except Wait as error:
+            absent = str(error)
+        if absent:
             self._roll_back("this replica is not a member of its group now", deadline)  # nobody should wait for it
-            raise
+            raise Wait(absent)
         self._begun += self._messages
         self._messages = []
         producer, started = self._open(deadline)
@@ -151,16 +154,26 @@ class TransactionalSink:
         return producer, started
 
     def _in_transaction(self, producer: Any, call: Callable[[], None], started: float, deadline: Deadline) -> None:
-        """Call, and raise what a failure means. The producer is given, as a thread may be left behind with it."""
+        """Call, and raise what a failure means. The producer is given, as a thread may be left behind with it.
+
+        Not within the handler: confluent-kafka 2.16 never frees an error that it raises, and one that it raises while
+        another is handled keeps that one too, its stack and, on it, the producer with its threads and buffers.
+        """
+        failure: KafkaError | None = None
         try:
             call()
         except KafkaException as error:
-            self._failed(producer, error.args[0], self._clock.now() - started, deadline)
+            failure = error.args[0]
         except STUMBLES as error:
             raise Unclear(f"transaction: the client stumbled over a message of its own: {error}") from error
         except Wait as error:
-            with self._once():
-                abort(producer, f"transaction: {error}", deadline)
+            said = str(error)
+        else:
+            return
+        if failure is not None:
+            self._failed(producer, failure, self._clock.now() - started, deadline)
+        with self._once():
+            abort(producer, f"transaction: {said}", deadline)
 
     @contextmanager
     def _once(self) -> Iterator[None]:
@@ -191,27 +204,27 @@ class TransactionalSink:
         self._producer = self._identity = self._slow_at = None
         self._line = Line()
         producer = made(self._make_producer, {**self._config, "stats_cb": self._line.told})
+        failure: KafkaError | None = None
         try:
             producer.init_transactions(deadline.left(at_least=0.5))
         except KafkaException as error:
             failure = error.args[0]
-            if failure.code() in CURES:
-                raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}") from error
-            hear(producer)  # what was wrong: the time-out says nothing of it
-            self._check_let_in(producer)
-            raise Unclear(f"no transaction coordinator: {failure.str()}") from error
         except STUMBLES as error:
             raise Unclear(f"no transaction coordinator: {error}") from error
+        if failure is not None:
+            self._not_let_in(producer, failure, deadline)
         self._producer = producer
         self._partitions.doubt()
         self._accepted, self._disturbed = True, False
 
-    def _check_let_in(self, producer: Any) -> None:
-        """Who was let in once is not refused by one broker while others answer, nor by a token server."""
-        if (why := self._identity) is None or (
-            self._accepted and (is_token(why) or answers(producer, self._source_topic))
-        ):
-            return
+    def _not_let_in(self, producer: Any, failure: KafkaError, deadline: Deadline) -> NoReturn:
+        """Say why. Who was let in once is not refused by one broker while others answer, nor by a token server."""
+        if failure.code() in CURES:
+            raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}")
+        hear(producer)  # what was wrong: the time-out says nothing of it
+        why = self._identity
+        if why is None or (self._accepted and (is_token(why) or answers(producer, self._source_topic))):
+            raise Unclear(f"no transaction coordinator: {failure.str()}")
         raise Unreachable(f"cannot begin: {why}")
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -245,7 +258,7 @@ class TransactionalSink:
             log.warning("cannot roll back; a new producer will", error=str(error))
             self._disturbed = True
 
-    def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> None:
+    def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> NoReturn:
         """Turn what a transactional call said into what to do about it. Always raises."""
         said = f"transaction: {error.str()}"
         soon = took_s < self._timeout_s  # later, the broker may have timed it out
