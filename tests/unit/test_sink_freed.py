@@ -1,5 +1,5 @@
-"""A producer that failed is freed: confluent-kafka 2.16 never frees an error that it raises, nor the exception that was being
-handled when it did, whose stack may hold the producer."""
+"""A producer that failed is freed: confluent-kafka 2.16 never frees an error that it raises, nor the exception that was
+being handled when it did, whose stack may hold the producer."""
 
 from __future__ import annotations
 
