@@ -92,7 +92,7 @@ ROWS = (
         6,
         "a broker stopped, killed and frozen: one, and one of three",
         f"waited for, without a restart of a worker; {E1}",
-        within(FAULTS, "a_broker_restart_is_waited_for")
+        within(FAULTS, "a_broker_restart_is_waited_for", "the_only_broker_may_die_at_any_moment")
         + within(CLUSTER, "a_broker_of_three_goes_away_during_commits"),
         TORN,
     ),

@@ -51,9 +51,7 @@ class WorkerProcess:
 
     def cpu_s(self) -> float:
         """Seconds of CPU that it has used so far, in all its threads."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def frozen(self) -> bool:
         """Whether it has been stopped by SIGSTOP."""
@@ -88,3 +86,10 @@ class WorkerProcess:
         """The log lines of one event."""
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used so far, in all its threads."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

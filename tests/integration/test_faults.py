@@ -16,13 +16,15 @@ import pytest
 from tests.faults.process import WorkerProcess
 from tests.faults.stream import PROTOCOLS, Stream
 from tests.faults.worker_main import AT_LEAST_ONCE_POINTS, POINTS
-from tests.services import Kafka
+from tests.services import Kafka, local_kafka
+from tests.services.kafka_service import ENDS_EVERY_TRANSACTION
 
 SLOTS = ("a", "b", "c")
 RANDOM_KILLS = 8
 SEED = 7
 PAUSE_S = (0.3, 3.0)  # between two random kills
 ANSWERS = 600  # between two faults: about a second of the stream
+DEATHS = 6  # of the only broker
 
 # A zombie wakes up after its session (3 s) and its transaction are over.
 ZOMBIE = {"transaction.timeout.ms": "3000"}
@@ -79,9 +81,8 @@ def test_a_broker_restart_is_waited_for(kafka: Kafka, tmp_path: Path, end: Calla
     with Stream(kafka, tmp_path) as stream:
         workers = [stream.start("a"), stream.start("b")]
         stream.answer(ANSWERS)
-        # The only broker must not die between acknowledging a commit and writing its marks: Kafka 4.4.0 then leaves
-        # that transaction open for ever, in about half of the tries with a bare producer that does nothing more.
-        # So the workers stand still, wherever they are in a transaction, while the broker ends what it has promised.
+        # The only broker of this version must not die between acknowledging a commit and writing its marks: see
+        # ENDS_EVERY_TRANSACTION, and the test below. So the workers stand still while it ends what it has promised.
         for worker in workers:
             worker.signal(signal.SIGSTOP)
         time.sleep(1)
@@ -91,6 +92,26 @@ def test_a_broker_restart_is_waited_for(kafka: Kafka, tmp_path: Path, end: Calla
         time.sleep(2)
         kafka.start()
         stream.answer(2 * ANSWERS)
+        report = stream.finish()
+        assert [worker.stop() for worker in workers] == [0, 0]
+    assert report.complaints == {}, report
+
+
+@pytest.mark.slow
+def test_the_only_broker_may_die_at_any_moment(tmp_path: Path) -> None:
+    """Row 6. Fault: kill -9 of the only broker, again and again, whatever is under way. Oracle: E1."""
+    chance = random.Random(5)
+    with (
+        local_kafka(version=ENDS_EVERY_TRANSACTION) as kafka,
+        Stream(kafka, tmp_path, partitions=2, rate=200) as stream,
+    ):
+        workers = [stream.start("a"), stream.start("b")]
+        for _ in range(DEATHS):
+            stream.answer(ANSWERS)
+            time.sleep(chance.uniform(0, 0.5))
+            kafka.kill()
+            kafka.start()
+        stream.answer(ANSWERS)
         report = stream.finish()
         assert [worker.stop() for worker in workers] == [0, 0]
     assert report.complaints == {}, report

@@ -26,6 +26,7 @@ from tests.faults.process import WorkerProcess
 from tests.faults.stream import Stream
 from tests.faults.terms import stop_many, summary
 from tests.services import Kafka, local_kafka, read_topic, unique
+from tests.services.kafka_service import ENDS_EVERY_TRANSACTION
 
 ANSWERS = 300
 STOPS = 20
@@ -77,16 +78,15 @@ def test_a_full_log_disk_silences_a_worker_and_does_not_stop_it(kafka: Kafka, tm
 def test_a_broker_whose_disk_is_full_is_waited_for(tmp_path: Path) -> None:
     """Row 10. Fault: the broker cannot write any more and halts. Expected: the worker waits, and goes on when
     the broker is back. Oracle: E1. A broker of its own: it ends."""
-    with local_kafka() as kafka, Stream(kafka, tmp_path, partitions=2, rate=200) as stream:
+    with (
+        local_kafka(version=ENDS_EVERY_TRANSACTION) as kafka,
+        Stream(kafka, tmp_path, partitions=2, rate=200) as stream,
+    ):
         worker = stream.start()
         stream.answer(ANSWERS)
-        # As in the restart of the only broker (`test_faults.py`): it must not die between a commit and its marks.
-        worker.signal(signal.SIGSTOP)
-        time.sleep(2)
         broker = kafka.process._child  # type: ignore[attr-defined]
         resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1024, 1024))
         broker.wait(60)
-        worker.signal(signal.SIGCONT)
         kafka.kill()
         time.sleep(1)
         kafka.start()
