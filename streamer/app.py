@@ -30,7 +30,7 @@ from streamer.device import bound_memory
 from streamer.engine import Engine, Limits, Parts
 from streamer.errors import BadConfig, Exit, Internal, Refused, Unreachable, Wait
 from streamer.features import NoFeatures, RedisFeatures
-from streamer.garbage import QuietCollector
+from streamer.garbage import QuietCollector, few_arenas
 from streamer.graphs import worth_recording
 from streamer.health import STALE_S, Health, HealthServer
 from streamer.ledger import Lane
@@ -64,6 +64,7 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     Raises:
         Exit: the process cannot go on.
     """
+    few_arenas()
     clock = SystemClock()
     device = choose_device(settings.device)
     bound_memory(device, settings.gpu.memory_max)

@@ -1,8 +1,14 @@
 import gc
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from streamer.garbage import BUSY_EVERY_S, IDLE_EVERY_S, QuietCollector
+from streamer.garbage import ARENAS, BUSY_EVERY_S, IDLE_EVERY_S, QuietCollector
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,3 +36,36 @@ def test_once_started_nothing_collects_by_itself(collections, monkeypatch):
     monkeypatch.setattr(gc, "disable", lambda: calls.append("disable"))
     QuietCollector().start()
     assert calls == ["freeze", "disable"]
+
+
+POOLS = """
+import ctypes, sys, threading
+from streamer.garbage import few_arenas
+if sys.argv[1] == "few":
+    few_arenas()
+all_at_once = threading.Barrier(32)
+def take():
+    all_at_once.wait()
+    kept = [bytes(2_000) for _ in range(100)]
+    all_at_once.wait()
+threads = [threading.Thread(target=take) for _ in range(32)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, file)
+libc.fflush(file)
+"""
+
+
+def pools(how):
+    done = subprocess.run([sys.executable, "-c", POOLS, how], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.count("<heap nr=")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such pools")
+def test_threads_share_two_pools_of_memory():
+    assert pools("few") <= ARENAS < pools("many")
