@@ -4,14 +4,22 @@ from schemas.events import Event
 from schemas.leads import LeadEvent, LeadScore
 from schemas.pii import Pii
 from schemas.predictions import DeadLetter, Prediction, Source
-from schemas.sales import ArticleDayEvent, ArticleForecast, Expected
+from schemas.sales import (
+    ArticleDayEvent,
+    ArticleForecast,
+    Expected,
+    InvoiceEvent,
+    InvoiceLine,
+    PurchasePropensity,
+)
 from schemas.tickets import Candidate, TicketEvent, TicketRoute
-from schemas.topics import ARTICLE_FORECASTS, EVENTS, LEAD_SCORES, TICKET_ROUTES, dead_letters
+from schemas.topics import ARTICLE_FORECASTS, EVENTS, LEAD_SCORES, PURCHASE_PROPENSITIES, TICKET_ROUTES, dead_letters
 
 __all__ = [
     "ARTICLE_FORECASTS",
     "EVENTS",
     "LEAD_SCORES",
+    "PURCHASE_PROPENSITIES",
     "TICKET_ROUTES",
     "ArticleDayEvent",
     "ArticleForecast",
@@ -19,10 +27,13 @@ __all__ = [
     "DeadLetter",
     "Event",
     "Expected",
+    "InvoiceEvent",
+    "InvoiceLine",
     "LeadEvent",
     "LeadScore",
     "Pii",
     "Prediction",
+    "PurchasePropensity",
     "Source",
     "TicketEvent",
     "TicketRoute",

@@ -1,4 +1,4 @@
-"""What a shop sells: an article's day when it is over, and the forecast that a worker makes of the next ones."""
+"""What a shop sells: a customer's invoice, an article's day that is over, and what workers make of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.events import Event, Identifier
+from schemas.pii import Pii
 
 HISTORY_DAYS = 56
 HORIZON_DAYS = 7
@@ -52,3 +53,35 @@ class ArticleForecast(BaseModel):
 
     days: Annotated[tuple[Expected, ...], Field(min_length=HORIZON_DAYS, max_length=HORIZON_DAYS)]
     total: Expected
+
+
+class InvoiceLine(BaseModel):
+    """Pieces of one article at a price each, in pounds; `pieces` below 0 are given back or cancelled."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    article: Identifier
+    pieces: Annotated[int, Field(ge=-(10**9), le=10**9)]
+    price: Annotated[float, Field(ge=0, le=10**9)]
+
+
+class InvoiceEvent(Event):
+    """An invoice, or a cancellation, of a customer who is known; keyed by the customer."""
+
+    topic: ClassVar[str] = "sales.invoices.events.v1"
+
+    invoice_id: Identifier
+    customer_id: Annotated[Identifier, Pii()]
+    lines: Annotated[tuple[InvoiceLine, ...], Field(min_length=1, max_length=10_000)]
+
+    @property
+    def key(self) -> str:
+        return self.customer_id
+
+
+class PurchasePropensity(BaseModel):
+    """How likely the customer is to buy again on a later day, at most 28 days after the invoice, in 0..1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    probability: Annotated[float, Field(ge=0, le=1)]

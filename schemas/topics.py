@@ -9,6 +9,7 @@ from schemas.tickets import TicketEvent
 LEAD_SCORES = "crm.leads.scores.v1"
 TICKET_ROUTES = "crm.tickets.routes.v1"
 ARTICLE_FORECASTS = "sales.articles.forecasts.v1"
+PURCHASE_PROPENSITIES = "sales.invoices.propensities.v1"
 
 EVENTS: dict[str, type[Event]] = {"lead": LeadEvent, "ticket": TicketEvent}
 """Every kind of event by the name that `streamer produce --as` takes."""

@@ -1,9 +1,9 @@
 """Windows over an entity's events: what is kept of them, and what they are at a time.
 
-Event time is cut into panes that do not overlap, of five minutes, an hour and a day; each keeps one aggregate of its
-events. A feature over a span joins the newest panes of one size when it is read (J. Li et al., "No pane, no gain",
-SIGMOD Record 34(1), 2005): it moves with the clock though nothing is written, and what is kept does not grow with the
-number of events.
+Event time is cut into panes that do not overlap, of five minutes, an hour, a day and four weeks; each keeps one
+aggregate of its events. A feature over a span joins the newest panes of one size when it is read (J. Li et al., "No
+pane, no gain", SIGMOD Record 34(1), 2005): it moves with the clock though nothing is written, and what is kept does
+not grow with the number of events.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Literal
 import msgspec
 
 HOUR_S, DAY_S = 3_600, 86_400
-SPANS: Mapping[str, int] = {"1h": HOUR_S, "1d": DAY_S, "7d": 7 * DAY_S, "28d": 28 * DAY_S}
+SPANS: Mapping[str, int] = {"1h": HOUR_S, "1d": DAY_S, "7d": 7 * DAY_S, "28d": 28 * DAY_S, "364d": 364 * DAY_S}
 """Names of spans, in seconds."""
-PANES: Mapping[str, int] = {"1h": 300, "1d": HOUR_S, "7d": DAY_S, "28d": DAY_S}
+PANES: Mapping[str, int] = {"1h": 300, "1d": HOUR_S, "7d": DAY_S, "28d": DAY_S, "364d": 28 * DAY_S}
 """Seconds of the panes that a span is made of. In the middle of a pane a span is the beginning of it and whole ones
 before it: up to one pane less than its name says."""
 SKETCH = 64
@@ -33,13 +33,13 @@ class Window(msgspec.Struct, frozen=True):
     """Features of a worker's entity over time: `<name>_<span>` for each of `spans`.
 
     `of` is what is made of the values: their count, sum, mean, the last one, or how many differ. `value` takes one from
-    an event, a number, or a text for `distinct`; None where the event has none, which then counts for nothing.
+    an event, a number, or texts for `distinct`; None where the event has none, which then counts for nothing.
     """
 
     name: str
     of: Of
-    value: Callable[[Any], float | str | None]
-    spans: tuple[str, ...] = tuple(SPANS)
+    value: Callable[[Any], float | Sequence[str] | None]
+    spans: tuple[str, ...] = ("1h", "1d", "7d", "28d")
 
     def __post_init__(self) -> None:
         if unknown := set(self.spans) - SPANS.keys():
@@ -123,12 +123,12 @@ def _take_last(kept: Aggregate, value: Any, at_ms: int) -> None:
 
 
 def _take_distinct(kept: Aggregate, value: Any, at_ms: int) -> None:
-    kept[:] = sorted({*kept, hash_of(value)})[:SKETCH]
+    kept[:] = sorted({*kept, *map(hash_of, value)})[:SKETCH]
 
 
-def hash_of(value: float | str) -> int:
+def hash_of(value: str) -> int:
     """63 bits that are the same in every process: a number of Redis and of JSON."""
-    return int.from_bytes(blake2b(str(value).encode(errors="surrogatepass"), digest_size=8).digest()) >> 1
+    return int.from_bytes(blake2b(value.encode(errors="surrogatepass"), digest_size=8).digest()) >> 1
 
 
 def _distinct(sketches: Iterable[Aggregate]) -> float:

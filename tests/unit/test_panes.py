@@ -20,12 +20,13 @@ class Sale(NamedTuple):
     article: str = ""
 
 
+USUAL = ("1h", "1d", "7d", "28d")
 WINDOWS = (
     Window("sales", "count", lambda sale: sale.pieces),
     Window("pieces", "sum", lambda sale: sale.pieces),
     Window("size", "mean", lambda sale: sale.pieces, ("1h", "28d")),
     Window("newest", "last", lambda sale: sale.pieces, ("1d",)),
-    Window("articles", "distinct", lambda sale: sale.article),
+    Window("articles", "distinct", lambda sale: (sale.article,), USUAL),
 )
 
 
@@ -39,7 +40,8 @@ def kept(sales: list[Sale]) -> tuple[Windows, Entity]:
 def one_by_one(sales: list[Sale], at_ms: int) -> dict[str, float]:
     """The same features, of the events themselves. Nothing may be too late."""
     found: dict[str, float] = {}
-    for span, seconds in SPANS.items():
+    for span in USUAL:
+        seconds = SPANS[span]
         size_ms = 1000 * PANES[span]
         end = (at_ms // size_ms + 1) * size_ms
         seen = [sale for sale in sales if end - 1000 * seconds <= sale.at_ms < end]
@@ -126,3 +128,11 @@ def test_a_hash_is_the_same_in_every_process() -> None:
 def test_a_span_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="no span 2h"):
         Window("sales", "count", lambda sale: 1, ("2h", "1d"))
+
+
+def test_a_year_is_kept_in_panes_of_four_weeks() -> None:
+    windows, entity = Windows([Window("sales", "count", lambda sale: 1, ("364d",))]), Entity()
+    for day in range(728):
+        windows.add(entity, Sale(day * DAY_MS, 1.0), day * DAY_MS)
+    assert windows.at(entity, 727 * DAY_MS) == {"sales_364d": 364}
+    assert len(entity.panes[28 * DAY_S]) == 13
