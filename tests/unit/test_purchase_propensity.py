@@ -1,4 +1,4 @@
-"""What is known of a customer at an invoice, what is asked, and that training learns: on the real file and small ones."""
+"""What is known of a customer at an invoice, what is asked, and that training learns; on the real file too."""
 
 from __future__ import annotations
 
