@@ -58,19 +58,21 @@ class Windows:
     """The windows of a worker: how its events change an entity, and what the entity's features are at a time."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
-        self._windows = windows
         self._by_size = {
             size: [window for window in windows if size in map(PANES.__getitem__, window.spans)]
             for size in sorted(set(PANES.values()))
         }
-        self._features = [
-            (f"{window.name}_{span}", PANES[span], SPANS[span] // PANES[span], window)
-            for window in windows
-            for span in window.spans
-        ]
-        self._kept: dict[int, int] = {}
-        for _, size, count, _ in self._features:
-            self._kept[size] = max(count, self._kept.get(size, 0))
+        self._features = {
+            size: [
+                (f"{window.name}_{span}", SPANS[span] // size, place, _JOIN[window.of])
+                for place, window in enumerate(placed)
+                for span in window.spans
+                if PANES[span] == size
+            ]
+            for size, placed in self._by_size.items()
+            if placed
+        }
+        self._kept = {size: max(count for _, count, _, _ in made) for size, made in self._features.items()}
 
     def add(self, entity: Entity, event: Any, at_ms: int) -> bool:
         """Take in an event of this time; False when it is too late for every span, and changes nothing."""
@@ -95,12 +97,12 @@ class Windows:
     def at(self, entity: Entity, at_ms: int) -> dict[str, float]:
         """Its features at a time: of a mean and a last value without events there are none, all else is 0 then."""
         features = {}
-        for name, size, count, window in self._features:
-            place, end, panes = self._by_size[size].index(window), _pane(at_ms, size), entity.panes.get(size, {})
-            found = [panes[number][place] for number in range(end - count + 1, end + 1) if number in panes]
-            value = _JOIN[window.of]([one for one in found if one])
-            if value is not None:
-                features[name] = value
+        for size, made in self._features.items():
+            end, panes = _pane(at_ms, size), sorted(entity.panes.get(size, {}).items())
+            for name, count, place, join in made:
+                value = join([kept[place] for number, kept in panes if end - count < number <= end and kept[place]])
+                if value is not None:
+                    features[name] = value
         return features
 
 
