@@ -19,8 +19,8 @@ M_ARENA_MAX, ARENAS = -8, 2
 
 def few_arenas() -> None:
     """Have glibc serve all threads from two pools of memory, not from eight a core: each new producer's threads would
-    take others of them, and what one has once needed it keeps. To be called before there are threads; elsewhere than
-    on glibc it does nothing."""
+    take others of them, and what one has once needed it keeps. To be called while there are few threads, as later it
+    is not heeded; elsewhere than on glibc it does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)

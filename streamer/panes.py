@@ -33,12 +33,12 @@ class Window(msgspec.Struct, frozen=True):
     """Features of a worker's entity over time: `<name>_<span>` for each of `spans`.
 
     `of` is what is made of the values: their count, sum, mean, the last one, or how many differ. `value` takes one from
-    an event, a number, or texts for `distinct`; None where the event has none, which then counts for nothing.
+    an event, a number, or for `distinct` a text or several; None where it has none, which then counts for nothing.
     """
 
     name: str
     of: Of
-    value: Callable[[Any], float | Sequence[str] | None]
+    value: Callable[[Any], float | str | Sequence[str] | None]
     spans: tuple[str, ...] = ("1h", "1d", "7d", "28d")
 
     def __post_init__(self) -> None:
@@ -125,7 +125,8 @@ def _take_last(kept: Aggregate, value: Any, at_ms: int) -> None:
 
 
 def _take_distinct(kept: Aggregate, value: Any, at_ms: int) -> None:
-    kept[:] = sorted({*kept, *map(hash_of, value)})[:SKETCH]
+    texts = (value,) if isinstance(value, str) else value
+    kept[:] = sorted({*kept, *map(hash_of, texts)})[:SKETCH]
 
 
 def hash_of(value: str) -> int:

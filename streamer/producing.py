@@ -111,11 +111,13 @@ def produce(
         callback = told(message) if told else None
         try:
             produce(topic, message.value, message.key, partition % counts[topic], callback, **headers)
-            messages.popleft()
-        except BufferError as error:  # the queue is full: let it drain
+        except BufferError as error:
             if deadline.passed():
                 raise Wait("the producer's queue is full") from error
-            producer.poll(POLL_S)
+        else:
+            messages.popleft()
+            continue
+        producer.poll(POLL_S)  # let it drain
 
 
 def without(messages: Iterable[Message], partitions: Iterable[int]) -> list[Message]:

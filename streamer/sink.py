@@ -112,7 +112,7 @@ class TransactionalSink:
             group = self._source.group()
         except Wait as error:
             absent = str(error)
-        if absent:
+        if group is None:
             self._roll_back("this replica is not a member of its group now", deadline)  # nobody should wait for it
             raise Wait(absent)
         self._begun += self._messages

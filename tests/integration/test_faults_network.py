@@ -327,13 +327,13 @@ def outage_of(stream: Stream, begin: Callable[[], None]) -> float:
     begin()
     time.sleep(1)  # what was under way is finished
     workers: list[WorkerProcess] = list(stream.workers())
-    with subprocess.Popen(RESTLESS) as loop:
+    with subprocess.Popen(RESTLESS) as loop, contextlib.ExitStack() as stack:
+        stack.callback(loop.kill)
         pids = [loop.pid, *(worker.pid for worker in workers)]
         before = [cpu_s(pid) for pid in pids]
         time.sleep(OUTAGE_S)
         assert all(worker.alive() for worker in workers), "it is waited for, not fled from"
         whole, *used = [cpu_s(pid) - cpu for pid, cpu in zip(pids, before, strict=True)]
-        loop.kill()
     return max(used) / whole
 
 

@@ -1,4 +1,5 @@
 import gc
+import os
 import platform
 import subprocess
 import sys
@@ -62,7 +63,9 @@ libc.fflush(file)
 
 
 def pools(how):
-    done = subprocess.run([sys.executable, "-c", POOLS, how], capture_output=True, text=True, check=True, cwd=ROOT)
+    env = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    command = [sys.executable, "-c", POOLS, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     return done.stdout.count("<heap nr=")
 
 

@@ -26,7 +26,7 @@ WINDOWS = (
     Window("pieces", "sum", lambda sale: sale.pieces),
     Window("size", "mean", lambda sale: sale.pieces, ("1h", "28d")),
     Window("newest", "last", lambda sale: sale.pieces, ("1d",)),
-    Window("articles", "distinct", lambda sale: (sale.article,), USUAL),
+    Window("articles", "distinct", lambda sale: sale.article),
 )
 
 
@@ -136,3 +136,10 @@ def test_a_year_is_kept_in_panes_of_four_weeks() -> None:
         windows.add(entity, Sale(day * DAY_MS, 1.0), day * DAY_MS)
     assert windows.at(entity, 727 * DAY_MS) == {"sales_364d": 364}
     assert len(entity.panes[28 * DAY_S]) == 13
+
+
+def test_an_event_may_have_several_values_that_differ() -> None:
+    windows, entity = Windows([Window("articles", "distinct", lambda sale: sale.article.split(), ("1d",))]), Entity()
+    windows.add(entity, Sale(0, None, "a b"), 0)
+    windows.add(entity, Sale(0, None, "b c"), 0)
+    assert windows.at(entity, 0) == {"articles_1d": 3}

@@ -33,7 +33,7 @@ class Examples:
     again: torch.Tensor
     since: torch.Tensor
     last: int
-    """The last day of the file."""
+    """The last day with a purchase."""
 
     def splits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Which to train on and which to test on, bool [invoices]: by time."""
@@ -53,7 +53,7 @@ def load(path: Path) -> list[InvoiceEvent]:
     for row in read(path, "online_retail"):
         if row["CustomerID"]:
             lines[row["InvoiceNo"], row["CustomerID"].removesuffix(".0")].append(row)
-    return [
+    invoices = [
         InvoiceEvent(
             event_id=invoice,
             occurred_at=datetime.fromisoformat(rows[0]["InvoiceDate"]).replace(tzinfo=UTC),
@@ -63,6 +63,7 @@ def load(path: Path) -> list[InvoiceEvent]:
         )
         for (invoice, customer), rows in lines.items()
     ]
+    return sorted(invoices, key=lambda invoice: invoice.occurred_at)
 
 
 def _line(row: Mapping[str, str]) -> InvoiceLine:

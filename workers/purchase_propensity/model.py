@@ -45,17 +45,17 @@ class Network(nn.Module):
 
     def standardise_by(self, known: torch.Tensor) -> None:
         """Learn mean and deviation from raw training features, float32 [invoices, 24]."""
-        spread = known.log1p()
+        spread = known.clamp(min=0).log1p()
         self.mean.copy_(spread.mean(0))
         self.deviation.copy_(spread.std(0).clamp(min=1e-6))
 
     def forward(self, known: torch.Tensor) -> torch.Tensor:
-        """Raw features, float32 [invoices, 24], none below 0, to logits, float32 [invoices]."""
-        standard = (known.log1p() - self.mean) / self.deviation
+        """Raw features, float32 [invoices, 24], to logits, float32 [invoices]. Below 0 none should be."""
+        standard = (known.clamp(min=0).log1p() - self.mean) / self.deviation
         logits: torch.Tensor = self.layers(standard.clamp(-FARTHEST, FARTHEST))
         return logits.squeeze(1)
 
 
 def encode(features: Sequence[Features]) -> dict[str, torch.Tensor]:
-    """`known`, float32 [invoices, 24]; what the feature store does not know is 0, as of a customer who is new."""
+    """`known`, float32 [invoices, 24]; what the feature store does not know is 0."""
     return {"known": torch.tensor([[known.get(name, 0.0) for name in NAMES] for known in features])}
