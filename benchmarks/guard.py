@@ -34,6 +34,8 @@ from streamer.testing.serving import parts_of
 EVENTS = 40_000
 TURNS = 7
 GROWN_MAX = 1.25
+TRIES = 4
+"""A machine that others use, too, shows up to a fifth more at times; an engine that is slower shows it each time."""
 BASELINE = report.RESULTS / "guard.json"
 
 
@@ -43,19 +45,23 @@ def main() -> None:
     torch.set_num_threads(1)
     QuietCollector().start()
     values = tabular_values(EVENTS)
-    engine_us, work_us = measure(values)
-    multiple = engine_us / work_us
-    print(f"engine {engine_us:.2f} us, bare work {work_us:.2f} us of CPU an event: {multiple:.3f} times")
     if options.update:
         figure = report.shown(
-            "CPU of the engine per event, against the bare work", multiple, "python -m benchmarks.guard"
+            "CPU of the engine per event, against the bare work", multiple_of(values), "python -m benchmarks.guard"
         )
         report.write([figure], BASELINE)
         return
     committed = float(json.loads(BASELINE.read_text())[0]["ours"])
     print(f"committed: {committed:.3f} times; at most {committed * GROWN_MAX:.3f} passes")
-    if multiple > committed * GROWN_MAX:
+    if all(multiple_of(values) > committed * GROWN_MAX for _ in range(TRIES)):
         sys.exit("guard: the engine has become slower; profile it, or commit the new figure with its reason (--update)")
+
+
+def multiple_of(values: Sequence[bytes]) -> float:
+    """CPU of the engine in that of the bare work; says so."""
+    engine_us, work_us = measure(values)
+    print(f"engine {engine_us:.2f} us, bare work {work_us:.2f} us of CPU an event: {engine_us / work_us:.3f} times")
+    return engine_us / work_us
 
 
 def measure(values: Sequence[bytes]) -> tuple[float, float]:
