@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from schemas.leads import Contact, Education, Job, LeadEvent, Marital, Month, PreviousOutcome
+from workers.layers import two_layers
 
 NUMBERS = ("age", "balance", "day", "campaign", "pdays", "previous")
 """The numeric inputs, in the order of the tensor's columns; a missing `pdays` is -1."""
@@ -64,15 +65,7 @@ class Network(nn.Module):
         # All categories share one table, so one lookup serves them all: each starts where the last one ends.
         self.register_buffer("first", torch.tensor([0, *sizes]).cumsum(0)[:-1], persistent=False)
         self.table = nn.Embedding(sum(sizes), embedding)
-        self.layers = nn.Sequential(
-            nn.Linear(len(sizes) * embedding + numbers, width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, 1),
-        )
+        self.layers = two_layers(len(sizes) * embedding + numbers, width, dropout)
 
     def standardise_by(self, numbers: torch.Tensor) -> None:
         """Learn mean and deviation from raw training numbers, float32 [leads, 6]."""

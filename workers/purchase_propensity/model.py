@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from streamer.worker import Features
+from workers.layers import two_layers
 from workers.purchase_propensity.windows import NAMES
 
 FARTHEST = 4.0
@@ -33,15 +34,7 @@ class Network(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(NAMES)))
         self.register_buffer("deviation", torch.ones(len(NAMES)))
-        self.layers = nn.Sequential(
-            nn.Linear(len(NAMES), width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, 1),
-        )
+        self.layers = two_layers(len(NAMES), width, dropout)
 
     def standardise_by(self, known: torch.Tensor) -> None:
         """Learn mean and deviation from raw training features, float32 [invoices, 24]."""
