@@ -49,10 +49,6 @@ class WorkerProcess:
         """Whether it runs or is frozen."""
         return self._process.is_alive()
 
-    def cpu_s(self) -> float:
-        """Seconds of CPU that it has used so far, in all its threads."""
-        return cpu_s(self.pid)
-
     def frozen(self) -> bool:
         """Whether it has been stopped by SIGSTOP."""
         stat = Path(f"/proc/{self._process.pid}/stat").read_text()
