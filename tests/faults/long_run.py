@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import random
-import shutil
 import signal
 import threading
 import time
@@ -312,8 +311,7 @@ def _close(phase: Phase, run: Run, streams: Sequence[Stream]) -> None:
     for stream in streams:
         judge(phase, stream)
     if not phase.exact():
-        for number, folder in enumerate(streams[0].kafka.data(), 1):
-            shutil.copytree(folder.parent, run.folder / f"broker-{number}")
+        streams[0].keep_brokers(run.folder)
     phase.seconds = round(time.monotonic() - run.began, 1)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -106,6 +107,7 @@ class Soak:
         self.cluster = cluster
         self.stream = stream
         self.faults: Counter[str] = Counter()
+        self.story: list[str] = []
         self.samples: list[Sample] = []
         self.steady = self._start("steady")
         self._others = {slot: self._start(slot) for slot in ("a", "b")}
@@ -120,6 +122,7 @@ class Soak:
         self._sampler.start()
         while (now := time.monotonic()) < began + seconds:
             fault = self._chance.choice(faults)
+            self.story.append(f"{time.strftime('%H:%M:%S')} {fault.__name__}")
             fault()
             self.stream.catch_up(120)
             time.sleep(self._chance.uniform(*PAUSE_S))
@@ -190,8 +193,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="streamer-soak-", ignore_cleanup_errors=True) as folder:
-        result, samples = soak(asked.hours, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="streamer-soak-"))
+    try:
+        result, samples = soak(asked.hours, folder)
+    except Exception:
+        print(f"it broke off; the logs of its workers and brokers are in {folder}", file=sys.stderr, flush=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "soak.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(samples, asked.out / "soak.png")
@@ -209,7 +217,12 @@ def soak(hours: float, folder: Path) -> tuple[dict[str, object], list[Sample]]:
         Follower(stream) as follower,
     ):
         work = Soak(cluster, stream)
-        work.run(3600 * hours)
+        try:
+            work.run(3600 * hours)
+        except AssertionError:
+            print("the last faults: ", ", ".join(work.story[-5:]), file=sys.stderr)
+            stream.keep_brokers(folder)
+            raise
         stayed = work.steady.alive()
         stream.drain(180)
         complaints = follower.finish()

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import random
+import shutil
 import signal
 import threading
 import time
@@ -119,6 +120,11 @@ class Stream:
         """Wait until so many more records are answered."""
         want = sum(self.committed().values()) + records
         self._wait(lambda: sum(self.committed().values()) >= want, timeout_s, f"{records} more answers")
+
+    def keep_brokers(self, folder: Path) -> None:
+        """Copy what the brokers have on disk, their own logs too, to look at when all is over."""
+        for number, data in enumerate(self.kafka.data(), 1):
+            shutil.copytree(data.parent, folder / f"broker-{number}")
 
     def catch_up(self, timeout_s: float = 60) -> float:
         """Wait until all that is written now is answered. Returns the seconds that it took."""
