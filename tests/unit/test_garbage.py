@@ -72,3 +72,29 @@ def pools(how):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such pools")
 def test_threads_share_two_pools_of_memory():
     assert pools("few") <= ARENAS < pools("many")
+
+
+HOLES = """
+from pathlib import Path
+from streamer.garbage import QuietCollector
+
+def pages():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+before = pages()
+blocks = [bytes(30_000) for _ in range(4_000)]
+full = pages() - before
+kept = blocks[::40] + blocks[-1:]
+del blocks
+holes = pages() - before
+QuietCollector().collect(1_000.0, in_flight=5)
+print(full, holes, pages() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has another way")
+def test_what_is_free_is_given_back():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, cwd=ROOT)
+    full, holes, after = map(int, done.stdout.split())
+    assert holes > 0.9 * full, "the C library keeps what lies between what is used"
+    assert after < 0.2 * full
