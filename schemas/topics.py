@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from schemas.events import Event
 from schemas.leads import LeadEvent
+from schemas.sales import ArticleDayEvent, InvoiceEvent
 from schemas.tickets import TicketEvent
 
 LEAD_SCORES = "crm.leads.scores.v1"
@@ -11,7 +12,12 @@ TICKET_ROUTES = "crm.tickets.routes.v1"
 ARTICLE_FORECASTS = "sales.articles.forecasts.v1"
 PURCHASE_PROPENSITIES = "sales.invoices.propensities.v1"
 
-EVENTS: dict[str, type[Event]] = {"lead": LeadEvent, "ticket": TicketEvent}
+EVENTS: dict[str, type[Event]] = {
+    "lead": LeadEvent,
+    "ticket": TicketEvent,
+    "invoice": InvoiceEvent,
+    "article-day": ArticleDayEvent,
+}
 """Every kind of event by the name that `streamer produce --as` takes."""
 
 

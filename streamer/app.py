@@ -28,8 +28,9 @@ from streamer.committer import ThreadCommitter
 from streamer.config import client_config
 from streamer.device import bound_memory
 from streamer.engine import Engine, Limits, Parts
+from streamer.entities import Entities
 from streamer.errors import BadConfig, Exit, Internal, Refused, Unreachable, Wait
-from streamer.features import NoFeatures, RedisFeatures
+from streamer.features import NoFeatures, RedisFeatures, WindowFeatures
 from streamer.garbage import QuietCollector, few_arenas
 from streamer.graphs import worth_recording
 from streamer.health import STALE_S, Health, HealthServer
@@ -74,7 +75,7 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     health = Health(clock, watchdog.beat)
     metrics = Metrics(worker.name, model.version, CollectorRegistry())
     server = HealthServer(
-        settings.http.host, settings.http.port, health, metrics, token=_token(settings), drain=_terminate
+        settings.http.host, settings.http.port, health, metrics.text, token=_token(settings), drain=_terminate
     )
     server.start()
     structlog.contextvars.bind_contextvars(worker=worker.name, model_version=model.version)
@@ -290,6 +291,8 @@ def _redis(
 ) -> tuple[Cache, FeatureStore]:
     near = NearCache(clock, settings.cache.near_max, settings.cache.ttl_s)
     if settings.cache.url is None:
+        if worker.windows:
+            raise BadConfig(f"{worker.name} reads its windows from Redis: set cache.url, as streamer windows has it")
         return near, NoFeatures()
     client = connect(settings.cache.url.get_secret_value(), settings.cache.timeout_ms)
     payoff = Payoff(lambda: costs.per_item_s)
@@ -302,7 +305,10 @@ def _redis(
         ttl_s=settings.cache.ttl_s,
         bad_values=partial(metrics.redis_bad_values, "answer"),
     )
-    return cache, RedisFeatures(client, worker.name, clock, partial(metrics.redis_bad_values, "features"))
+    bad_values = partial(metrics.redis_bad_values, "features")
+    if worker.windows:
+        return cache, WindowFeatures(client, worker.name, Entities(worker.windows), clock, bad_values)
+    return cache, RedisFeatures(client, worker.name, clock, bad_values)
 
 
 def _secret(settings: Settings) -> bytes:

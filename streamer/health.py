@@ -19,7 +19,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from streamer.clock import Clock, SystemClock
 from streamer.errors import BadConfig
-from streamer.metrics import Metrics
 
 STALE_S = 60.0
 """A loop that has not turned for this long is stuck: its longest lawful step, a revoke or a commit, takes seconds."""
@@ -90,12 +89,12 @@ class HealthServer:
         host: str,
         port: int,
         health: Health,
-        metrics: Metrics,
+        metrics: Callable[[], bytes],
         *,
         token: str | None = None,
         drain: Callable[[], None] = lambda: None,
     ) -> None:
-        """Bind.
+        """Bind. `metrics` gives what Prometheus reads.
 
         Raises:
             BadConfig: the port is taken or not ours to take.
@@ -137,7 +136,11 @@ class _Site:
     """What is answered, whatever the connection."""
 
     def __init__(
-        self, probes: Mapping[str, Callable[[], bool]], metrics: Metrics, token: str | None, drain: Callable[[], None]
+        self,
+        probes: Mapping[str, Callable[[], bool]],
+        metrics: Callable[[], bytes],
+        token: str | None,
+        drain: Callable[[], None],
     ) -> None:
         self._probes = probes
         self._metrics = metrics
@@ -147,7 +150,7 @@ class _Site:
 
     def read(self, path: str) -> Answer:
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, self._metrics.text()
+            return 200, CONTENT_TYPE_LATEST, self._metrics()
         probe = self._probes.get(path)
         if probe:
             return (200, TEXT, b"ok\n") if probe() else (503, TEXT, b"no\n")

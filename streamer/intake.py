@@ -66,21 +66,16 @@ class Intake:
         worker = self._parts.worker
         if not self._reads_features:
             return items
-        asked, asking = [], []
         for item in items:
             try:
-                key = worker.feature_key(item.event)
+                item.entity = worker.feature_key(item.event)
             except Exception as error:
                 self._ledger.settle(item, rejection(error))
-                continue
-            asked.append(item)
-            if key is not None:
-                asking.append((item, key))
+        asking = [item for item in items if item.outcome is None and item.entity is not None]
         if asking:
-            found = self._parts.features.read_many([key for _, key in asking])
-            for (item, _), features in zip(asking, found, strict=True):
-                item.features = features
-        return asked
+            for item, why in self._parts.features.read_many(asking):
+                self._ledger.settle(item, rejection(why))
+        return [item for item in items if item.outcome is None]
 
     def look_up(self, items: list[Item]) -> list[Item]:
         """Settle what the cache knows; let equal items wait for the one that is computed; return the rest."""

@@ -189,3 +189,43 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class WindowMetrics:
+    """What the windows process of a worker tells of itself."""
+
+    def __init__(self, worker: str, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._worker = worker
+        self._records = Counter(
+            "streamer_windows_records",
+            "Records by what came of them: taken, known (read again), repeated (of an id), late, unreadable",
+            ["worker", "verdict"],
+            registry=registry,
+        )
+        self._restored = Counter(
+            "streamer_windows_restored",
+            "Entities that were written to Redis again because it had lost them, or may have",
+            ["worker"],
+            registry=registry,
+        ).labels(worker)
+        self._lag = Gauge(
+            "streamer_windows_lag_messages", "Records that are not in the windows yet", ["worker"], registry=registry
+        ).labels(worker)
+
+    def records(self, verdicts: Mapping[str, int]) -> None:
+        """A block was taken in."""
+        for verdict, count in verdicts.items():
+            self._records.labels(self._worker, verdict).inc(count)
+
+    def restored(self, entities: int) -> None:
+        """Entities were written again."""
+        self._restored.inc(entities)
+
+    def lag(self, messages: int) -> None:
+        """Records between what is taken in and the end, of all partitions that are ours."""
+        self._lag.set(messages)
+
+    def text(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self._registry)

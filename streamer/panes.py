@@ -46,7 +46,7 @@ class Window(msgspec.Struct, frozen=True):
             raise ValueError(f"window {self.name}: there is no span {', '.join(sorted(unknown))}; {', '.join(SPANS)}")
 
 
-class Entity(msgspec.Struct):
+class Entity(msgspec.Struct, array_like=True):
     """What is kept of one entity. `panes` are by their size and number, each with one aggregate for every window that
     has a span of such panes, in the windows' order; `newest_ms` is the time of its newest event."""
 
@@ -58,15 +58,16 @@ class Windows:
     """The windows of a worker: how its events change an entity, and what the entity's features are at a time."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
+        self._windows = windows
         self._by_size = {
-            size: [window for window in windows if size in map(PANES.__getitem__, window.spans)]
+            size: [place for place, window in enumerate(windows) if size in map(PANES.__getitem__, window.spans)]
             for size in sorted(set(PANES.values()))
         }
         self._features = {
             size: [
-                (f"{window.name}_{span}", SPANS[span] // size, place, _JOIN[window.of])
-                for place, window in enumerate(placed)
-                for span in window.spans
+                (f"{windows[place].name}_{span}", SPANS[span] // size, column, _JOIN[windows[place].of])
+                for column, place in enumerate(placed)
+                for span in windows[place].spans
                 if PANES[span] == size
             ]
             for size, placed in self._by_size.items()
@@ -75,7 +76,9 @@ class Windows:
         self._kept = {size: max(count for _, count, _, _ in made) for size, made in self._features.items()}
 
     def add(self, entity: Entity, event: Any, at_ms: int) -> bool:
-        """Take in an event of this time; False when it is too late for every span, and changes nothing."""
+        """Take in an event of this time; False when it is too late for every span, and changes nothing, as does an
+        exception of a window's `value`."""
+        values = [window.value(event) for window in self._windows]
         taken = False
         entity.newest_ms = max(entity.newest_ms, at_ms)
         for size, kept in self._kept.items():
@@ -89,9 +92,9 @@ class Windows:
                 aggregates = panes[number] = [[] for _ in self._by_size[size]]
                 for gone in [one for one in panes if one < oldest]:
                     del panes[gone]
-            for window, aggregate in zip(self._by_size[size], aggregates, strict=True):
-                if (value := window.value(event)) is not None:
-                    _TAKE[window.of](aggregate, value, at_ms)
+            for place, aggregate in zip(self._by_size[size], aggregates, strict=True):
+                if values[place] is not None:
+                    _TAKE[self._windows[place].of](aggregate, values[place], at_ms)
         return taken
 
     def at(self, entity: Entity, at_ms: int) -> dict[str, float]:
@@ -99,8 +102,8 @@ class Windows:
         features = {}
         for size, made in self._features.items():
             end, panes = _pane(at_ms, size), sorted(entity.panes.get(size, {}).items())
-            for name, count, place, join in made:
-                value = join([kept[place] for number, kept in panes if end - count < number <= end and kept[place]])
+            for name, count, column, join in made:
+                value = join([kept[column] for number, kept in panes if end - count < number <= end and kept[column]])
                 if value is not None:
                     features[name] = value
         return features

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from streamer.clock import Deadline
 from streamer.records import Batch, BatchResult, Item, Message, Positions, Record, Rejected
-from streamer.worker import Features
 
 Partitions = Sequence[int]
 Commit = Callable[[], None]
@@ -133,8 +132,10 @@ class Cache(Protocol):
 class FeatureStore(Protocol):
     """What is known of an entity. Never raises: no features are empty features."""
 
-    def read_many(self, keys: Sequence[str]) -> list[Features]:
-        """One mapping a key, in order; one round trip."""
+    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+        """Fill in the `features` of items that have an `entity`, and `as_of`; those whose event is at fault, and how.
+
+        One round trip."""
 
 
 class Runner(Protocol):

@@ -74,9 +74,10 @@ NO_FEATURES: Mapping[str, float] = MappingProxyType({})
 class Item(msgspec.Struct, eq=False, gc=False):
     """One record on its way through the engine; the only mutable value, owned by the owner thread.
 
-    `event` is the decoded event (None until decoded), `features` what the feature store knows of its entity,
-    `cost` its share of a batch in the worker's unit, `due` the clock time by which its batch should start,
-    `cache_key` what it is cached under, `followers` the items that wait for the same answer.
+    `event` is the decoded event (None until decoded), `entity` whose features it needs, `features` what the feature
+    store knows of it, and `as_of` what these are made of (a `streamer.entities.AsOf`, or None), `cost` its share of a
+    batch in the worker's unit, `due` the clock time by which its batch should start, `cache_key` what it is cached
+    under, `followers` the items that wait for the same answer.
 
     The garbage collector does not look at it: the cycle of item and lane ends when the item is released or its
     lane forgotten, and one of both always happens.
@@ -85,7 +86,9 @@ class Item(msgspec.Struct, eq=False, gc=False):
     record: Record
     lane: Lane
     event: Any = None
+    entity: str | None = None
     features: Mapping[str, float] = NO_FEATURES
+    as_of: Any = None
     cost: int = 1
     due: float | None = None
     cache_key: bytes | None = None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # so that finding a worker's name does not wait for torch
     import torch
 
     from streamer.models import Model
+    from streamer.panes import Window
 
 E = TypeVar("E", bound=Event)
 P = TypeVar("P", bound=BaseModel)
@@ -36,6 +37,7 @@ class Worker(Generic[E, P]):
     `event`    the pydantic model of a source record, `answer` that of a prediction's answer
     `example`  one valid event: the warm-up and `streamer check` run it through the whole path
     `model`    the folder below `models.dir` that holds its versions; empty for a worker without files
+    `windows`  what `streamer windows` counts over its events, by `feature_key`: those are then its features
     `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch
                sizes give, and replay it without a call of it: nothing in it may depend on values, and `encode` must
                pad lengths to a few (say the next of `streamer.batcher.BUCKETS`), or no shape comes again
@@ -48,6 +50,7 @@ class Worker(Generic[E, P]):
     answer: ClassVar[type[BaseModel]]
     example: ClassVar[Event]
     model: ClassVar[str] = ""
+    windows: ClassVar[Sequence[Window]] = ()
     graphs: ClassVar[bool] = False
 
     def load(self, model: Model, device: torch.device) -> None:

@@ -9,6 +9,10 @@ import torch
 from pydantic import BaseModel
 
 from schemas import Event
+from streamer.ledger import Lane
+from streamer.panes import Window
+from streamer.ports import FeatureStore
+from streamer.records import Item, Record
 from streamer.worker import Features, Tensors, Worker
 
 
@@ -75,8 +79,30 @@ class CachedEcho(Echo):
         return (event.number, event.fault)
 
 
+class Counting(Echo):
+    """With windows, and a fault in each piece of code that they call."""
+
+    windows = (
+        Window("pings", "count", lambda ping: 1, ("1h", "7d")),
+        Window("total", "sum", lambda ping: 1 / 0 if ping.fault == "window" else ping.number, ("1d",)),
+    )
+
+    def feature_key(self, event: Ping) -> str | None:
+        if event.fault == "key":
+            raise ValueError("a secret of the event")
+        return None if event.fault == "nobody" else event.name
+
+
 def ping(number: int, name: str = "one", **more: object) -> Ping:
     """An event with a stable id."""
     return Ping.model_validate(
         {"event_id": f"e{number}", "occurred_at": Echo.example.occurred_at, "number": number, "name": name, **more}
     )
+
+
+def features_of(store: FeatureStore, *entities: str) -> list[Features]:
+    """What a store knows of entities, asked at once."""
+    record = Record(Echo.source, 0, 0, b"one", b"{}", None, 0)
+    items = [Item(record, Lane(0), event=Echo.example, entity=entity) for entity in entities]
+    assert store.read_many(items) == []
+    return [item.features for item in items]

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from streamer.cli import bench, check, demo, lag, models, produce, replay, run, schema, tail, topics
+from streamer.cli import bench, check, demo, lag, models, produce, replay, run, schema, tail, topics, windows
 from streamer.errors import Exit
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
+app.command("windows")(windows.windows)
 app.command("check")(check.check)
 app.add_typer(topics.app, name="topics")
 app.command("produce")(produce.produce)

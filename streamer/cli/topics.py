@@ -10,8 +10,10 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from schemas import dead_letters
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
+from streamer.entities import CHANGELOG, Entities, changelog
 from streamer.rights import needs
 from streamer.settings import Settings
+from streamer.worker import Worker
 
 PARTITIONS = 8
 """Of a new source topic when nobody says otherwise: as many replicas can share the work."""
@@ -81,15 +83,22 @@ def apply(
 def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | None) -> list[Step]:
     from streamer import registry
 
-    classes = [registry.find(worker) for worker in workers]
-    every = [topic for found in classes for topic in (found.source, found.target, dead_letters(found.source))]
-    there = kafka.counts(client, chosen, every)
+    needed = [_topics(registry.find(worker), chosen) for worker in workers]
+    there = kafka.counts(client, chosen, [topic for topics in needed for topic in topics])
     steps: dict[str, Step] = {}
-    for found in classes:
-        wanted = partitions or there[found.source] or PARTITIONS
-        for topic in (found.source, found.target, dead_letters(found.source)):
+    for topics in needed:
+        wanted = partitions or there[topics[0]] or PARTITIONS
+        for topic in topics:
             steps.setdefault(topic, _step(topic, there[topic], wanted))
     return list(steps.values())
+
+
+def _topics(worker: type[Worker[Any, Any]], chosen: Settings) -> list[str]:
+    """What a worker reads, what it writes, and what its windows keep."""
+    topics = [worker.source, worker.target, dead_letters(worker.source)]
+    if worker.windows:
+        topics.append(changelog(chosen.kafka.group(worker.name), Entities(worker.windows).version))
+    return topics
 
 
 def _step(topic: str, there: int | None, wanted: int) -> Step:
@@ -110,6 +119,8 @@ def _create(client: Any, chosen: Settings, steps: list[Step], replication: int |
 
 
 def _config(topic: str, chosen: Settings) -> dict[str, str]:
+    if topic.endswith(CHANGELOG):
+        return {"cleanup.policy": "compact"}
     if not topic.startswith(dead_letters("")):
         return {}
     # A record as large as its topic allows must still fit with the headers that say why it is dead.

@@ -10,7 +10,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemas import EVENTS, LEAD_SCORES, TICKET_ROUTES, Event, LeadScore, Prediction, TicketRoute, dead_letters
+from schemas import (
+    ARTICLE_FORECASTS,
+    EVENTS,
+    LEAD_SCORES,
+    PURCHASE_PROPENSITIES,
+    TICKET_ROUTES,
+    ArticleForecast,
+    Event,
+    LeadScore,
+    Prediction,
+    PurchasePropensity,
+    TicketRoute,
+    dead_letters,
+)
 from schemas.pii import HIDDEN, tags
 from streamer import encryption, headers, pii
 from streamer.encryption import Cipher
@@ -21,6 +34,8 @@ KNOWN: dict[str, type[BaseModel]] = {
     **{dead_letters(event.topic): event for event in EVENTS.values()},
     LEAD_SCORES: Prediction[LeadScore],
     TICKET_ROUTES: Prediction[TicketRoute],
+    PURCHASE_PROPENSITIES: Prediction[PurchasePropensity],
+    ARTICLE_FORECASTS: Prediction[ArticleForecast],
 }
 OURS = headers.ERRORS | {headers.SOURCE, headers.CONTENT_TYPE}
 """Headers that hold nothing of an event."""

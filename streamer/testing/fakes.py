@@ -11,7 +11,7 @@ from typing import Any
 from streamer.clock import Clock, Deadline
 from streamer.errors import Aborted, Internal, Unclear, Wait
 from streamer.ports import Commit, Rebalance
-from streamer.records import Batch, BatchResult, Message, Positions, Record
+from streamer.records import Batch, BatchResult, Item, Message, Positions, Record
 from streamer.runner import Inference
 from streamer.worker import Features
 
@@ -266,8 +266,10 @@ class FakeFeatures:
     def __init__(self, features: dict[str, Features]) -> None:
         self._features = features
 
-    def read_many(self, keys: Sequence[str]) -> list[Features]:
-        return [self._features.get(key, {}) for key in keys]
+    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+        for item in items:
+            item.features = self._features.get(item.entity or "", {})
+        return []
 
 
 class FakeRunner:

@@ -12,6 +12,7 @@ from streamer.cache import NearCache, Payoff, RedisCache
 from streamer.features import FIELDS_MAX, NoFeatures, RedisFeatures
 from streamer.redis_client import connect
 from streamer.testing import FakeCache, FakeFeatures, ManualClock
+from tests.echo import features_of
 
 
 def ignore(count: int) -> None:
@@ -114,22 +115,22 @@ def store(request: pytest.FixtureRequest) -> Any:
 
 
 def test_features_are_numbers_by_name_in_the_order_of_the_keys(store: Any) -> None:
-    assert store.read_many(["unknown", "known"]) == [{}, {"bonus": 2.5}]
+    assert features_of(store, "unknown", "known") == [{}, {"bonus": 2.5}]
 
 
 def test_what_is_no_hash_of_numbers_is_no_features(store: Any) -> None:
-    assert store.read_many(["garbage", "words", "known"]) == [{}, {}, {"bonus": 2.5}]
+    assert features_of(store, "garbage", "words", "known") == [{}, {}, {"bonus": 2.5}]
 
 
 def test_what_is_no_features_is_counted(redis_server: Any) -> None:
     counts: list[int] = []
     store = filled(redis_server, counts.append)
     keys = ["garbage", "words", "endless", "bytes", "long", "many"]
-    assert store.read_many([*keys, "known", "unknown", "\ud800"]) == [{}] * 6 + [{"bonus": 2.5}, {}, {}]
+    assert features_of(store, *keys, "known", "unknown", "\ud800") == [{}] * 6 + [{"bonus": 2.5}, {}, {}]
     assert counts == [6]
-    assert len(store.read_many(["full"])[0]) == FIELDS_MAX
+    assert len(features_of(store, "full")[0]) == FIELDS_MAX
     assert counts == [6]
 
 
 def test_no_store_knows_nothing() -> None:
-    assert NoFeatures().read_many(["a", "b"]) == [{}, {}]
+    assert features_of(NoFeatures(), "a", "b") == [{}, {}]

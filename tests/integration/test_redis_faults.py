@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from streamer.cache import RedisCache
 from streamer.clock import SystemClock
 from streamer.testing import Bench, ManualClock, serve
-from tests.echo import CachedEcho, ping
+from tests.echo import CachedEcho, features_of, ping
 from tests.faults.proxy import Proxy
 from tests.faults.wire import chunk
 from tests.integration.cached_runs import (
@@ -172,14 +172,14 @@ def test_features_are_gone_quietly_and_come_back(server: Redis, fault: str) -> N
     hurt(server)
     try:
         with capture_logs() as logs:
-            assert [store.read_many(["known"]) for _ in range(20)] == [[{}]] * 20
+            assert [features_of(store, "known") for _ in range(20)] == [[{}]] * 20
         assert len(logs) == 3, "an open circuit is not asked, and says nothing"
     finally:
         heal(server)
     clock.sleep(RESET_S)
     with server.client() as client:
         client.hset("streamer:features:echo:known", mapping={"bonus": "1"})
-    assert store.read_many(["known"]) == [{"bonus": 1.0}]
+    assert features_of(store, "known") == [{"bonus": 1.0}]
 
 
 def test_one_that_answers_too_late_never_answers_another_question(server: Redis) -> None:
@@ -381,7 +381,7 @@ def test_what_is_no_redis_at_all_does_no_harm(reply: bytes) -> None:
         cache = redis_cache(url, timeout_ms=30)
         assert hits(run(cache)) == 0
         assert cache.circuit()[0] == "open"
-        assert redis_features(url, timeout_ms=30).read_many(["a", "b"]) == [{}, {}]
+        assert features_of(redis_features(url, timeout_ms=30), "a", "b") == [{}, {}]
         cache.close()
     finally:
         listener.shutdown(socket.SHUT_RDWR)

@@ -18,6 +18,7 @@ from streamer.cache import NearCache, Payoff, RedisCache
 from streamer.clock import SystemClock
 from streamer.features import RedisFeatures
 from streamer.redis_client import connect
+from tests.echo import features_of
 from tests.faults.proxy import Proxy
 from tests.faults.wire import chunk
 from tests.services import Redis, unique
@@ -67,7 +68,7 @@ class Late:
         numbers = self._chance.sample(range(KEYS), some)
         answers = self.cache.get_many([_entry(number)[0] for number in numbers])
         self.wrong_answers += self._wrong(answers, [_entry(number)[1] for number in numbers], None)
-        features = self.features.read_many([f"e{number}" for number in numbers])
+        features = features_of(self.features, *[f"e{number}" for number in numbers])
         self.wrong_features += self._wrong(features, [{"number": float(number)} for number in numbers], {})
         if self._chance.random() < 0.1:
             self.cache.put_many([_entry(number) for number in numbers])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
@@ -22,6 +23,8 @@ from streamer.errors import Unreachable
 from streamer.redis_client import connect, why
 from streamer.settings import Settings
 from streamer.testing import ManualClock
+from streamer.windows.shelf import Shelf
+from tests.echo import features_of
 from tests.integration.cached_runs import EVENTS, RESET_S, hits, redis_cache, redis_features, run
 from tests.services import Redis, ServiceError
 from tests.services.secure_redis import ACL, PLACEHOLDER, USER, SecureRedis, start_secure_redis
@@ -30,6 +33,7 @@ RIGHTS = sorted(
     word[1:] for line in ACL.splitlines() if line.startswith(f"user {USER} ") for word in line.split() if word[0] == "+"
 )
 ANSWERS, FEATURES = "%RW~streamer:answer:*", "%R~streamer:features:*"
+WINDOWS = "%R~streamer:windows:*"
 TIMEOUT_MS = 1000
 
 
@@ -60,7 +64,7 @@ class Seen:
             again = redis_cache(url, timeout_ms=TIMEOUT_MS)
             self.hits = hits(run(again))
             again.close()
-            self.features = redis_features(url, TIMEOUT_MS).read_many(["known"])[0]
+            self.features = features_of(redis_features(url, TIMEOUT_MS), "known")[0]
         self.log = [f"{line['event']}: {line.get('why')}" for line in logs]
         assert "streamer:" not in "".join(self.log).replace("begin with streamer:", ""), "no key is in a log"
 
@@ -102,7 +106,8 @@ def test_nothing_else_is_allowed(server: SecureRedis) -> None:
     with server.client() as admin:
         user: Any = admin.acl_getuser(USER)
         assert sorted(user["commands"]) == [f"+{name}" for name in RIGHTS]
-        assert (user["categories"], user["keys"], user["channels"]) == (["-@all"], ["~streamer:answer:*", FEATURES], [])
+        assert (user["categories"], user["channels"]) == (["-@all"], [])
+        assert user["keys"] == ["~streamer:answer:*", FEATURES, WINDOWS]
         admin.set("foreign", "x")
         admin.set("streamer:answer:x", "x")
     worker: Any = connect(server.url, TIMEOUT_MS)
@@ -135,6 +140,26 @@ def test_nothing_else_is_allowed(server: SecureRedis) -> None:
     ]:
         with pytest.raises(redis.exceptions.NoPermissionError):
             worker.execute_command(*command.split())
+
+
+def test_the_windows_process_writes_its_copy_and_no_more(server: SecureRedis) -> None:
+    client: Any = connect(server.address(user="windows"), TIMEOUT_MS)
+    shelf = Shelf(client, "w", "v", ManualClock())
+    for at in range(2):
+        assert asyncio.run(shelf.show(0, at, {b"a": b"1"}, lambda: [(b"a", b"1")]))
+    with server.client() as admin:
+        assert admin.get("streamer:windows:w.v:0:a") == b"1"
+        user: Any = admin.acl_getuser("windows")
+        assert user["keys"] == ["%W~streamer:windows:*", "~streamer:windows-mark:*"]
+    for command in [
+        "GET streamer:windows:w.v:0:a",
+        "SET streamer:answer:x y",
+        "SET foreign y",
+        "KEYS *",
+        "DEL foreign",
+    ]:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command.split())
 
 
 @pytest.mark.parametrize(
@@ -322,7 +347,7 @@ def test_no_log_holds_the_password(server: SecureRedis, printed: pytest.CaptureF
         wrong.replace("127.0.0.1", "localhost"),
     ):
         run(redis_cache(url))
-        redis_features(url).read_many(["known"])
+        features_of(redis_features(url), "known")
     said = printed.readouterr()
     assert "it refuses the user or password" in said.out + said.err
     assert "hunter2" not in said.out + said.err

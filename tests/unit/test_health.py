@@ -54,7 +54,7 @@ def health(clock: Hand) -> Health:
 
 @pytest.fixture
 def server(health: Health) -> Iterator[HealthServer]:
-    made = HealthServer("127.0.0.1", 0, health, Metrics("w", "v1", CollectorRegistry()))
+    made = HealthServer("127.0.0.1", 0, health, Metrics("w", "v1", CollectorRegistry()).text)
     made.start()
     yield made
     made.close()
@@ -113,19 +113,19 @@ def test_other_paths_and_methods_are_refused(server: HealthServer) -> None:
 
 def test_a_taken_port_is_a_clear_error(server: HealthServer, health: Health) -> None:
     with pytest.raises(BadConfig, match=rf"127.0.0.1:{server.port}.*set http.port to a free port"):
-        HealthServer("127.0.0.1", server.port, health, Metrics("w", "v1", CollectorRegistry()))
+        HealthServer("127.0.0.1", server.port, health, Metrics("w", "v1", CollectorRegistry()).text)
 
 
 def test_an_address_of_another_machine_is_a_clear_error(health: Health) -> None:
     with pytest.raises(BadConfig, match=r"http\.host"):
-        HealthServer("192.0.2.1", 0, health, Metrics("w", "v1", CollectorRegistry()))
+        HealthServer("192.0.2.1", 0, health, Metrics("w", "v1", CollectorRegistry()).text)
 
 
 def test_close_frees_the_port(health: Health) -> None:
-    first = HealthServer("127.0.0.1", 0, health, Metrics("w", "v1", CollectorRegistry()))
+    first = HealthServer("127.0.0.1", 0, health, Metrics("w", "v1", CollectorRegistry()).text)
     first.start()
     first.close()
-    HealthServer("127.0.0.1", first.port, health, Metrics("w", "v1", CollectorRegistry())).close()
+    HealthServer("127.0.0.1", first.port, health, Metrics("w", "v1", CollectorRegistry()).text).close()
 
 
 TOKEN = "a token of sixteen or more"
@@ -139,7 +139,7 @@ def drained() -> list[str]:
 @pytest.fixture
 def guarded(health: Health, drained: list[str]) -> Iterator[HealthServer]:
     metrics = Metrics("w", "v1", CollectorRegistry())
-    made = HealthServer("127.0.0.1", 0, health, metrics, token=TOKEN, drain=lambda: drained.append("drain"))
+    made = HealthServer("127.0.0.1", 0, health, metrics.text, token=TOKEN, drain=lambda: drained.append("drain"))
     made.start()
     yield made
     made.close()

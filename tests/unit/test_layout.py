@@ -24,7 +24,7 @@ ENGINE = [
         "log",
         "metrics",
     ],
-    ["derive", "manifest", "signatures", "models", "worker", "ports"],
+    ["derive", "manifest", "signatures", "models", "worker", "panes", "entities", "ports"],
     ["codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     [
         "rights",
@@ -38,21 +38,20 @@ ENGINE = [
         "at_least_once",
         "redis_client",
         "cache",
-        "panes",
         "features",
         "graphs",
         "device",
         "runner",
     ],
     ["committer", "intake", "checkpoint", "dispatch", "watchdog", "health", "engine"],
-    ["slot", "registry", "app"],
+    ["slot", "registry", "app", "windows"],
     ["testing"],
     ["demo", "bench", "cli"],
 ]
 ONE_HOME = {
-    "redis": {"redis_client", "cache", "features", "demo"},
+    "redis": {"redis_client", "cache", "features", "windows", "demo"},
     "faust": {"windows"},
-    "prometheus_client": {"metrics", "health", "app", "testing", "demo", "bench"},
+    "prometheus_client": {"metrics", "health", "app", "windows", "testing", "demo", "bench"},
 }
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 

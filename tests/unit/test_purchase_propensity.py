@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from schemas import InvoiceEvent, InvoiceLine
+from streamer.models import find
 from tests.data import shared
 from workers.purchase_propensity import training
 from workers.purchase_propensity.history import Examples, examples, load
-from workers.purchase_propensity.model import Network, encode
+from workers.purchase_propensity.model import Network, Parameters, encode
 from workers.purchase_propensity.windows import NAMES
 from workers.purchase_propensity.worker import PurchasePropensityWorker
 
+MODELS = Path(__file__).resolve().parents[2] / "workers" / "models"
 HEAD = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 
 
@@ -115,6 +117,18 @@ def test_the_same_seed_gives_the_same_weights(known: Examples) -> None:
     one, same, other = (training.fit(known.features[rows], known.again[rows], seed, 1) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_the_shipped_weights_are_as_good_as_their_manifest_says(known: Examples) -> None:
+    model = find(MODELS, "purchase-propensity")
+    network = Network(model.parameters(Parameters).width)
+    model.fill(network)
+    _, test = known.splits()
+    with torch.inference_mode():
+        found = training.measure(known.again[test], network.eval()(known.features[test]))
+    assert model.manifest is not None
+    assert found == pytest.approx(model.manifest.metrics, abs=0.002)
+    assert found["roc_auc"] > 0.81
 
 
 def test_a_customer_whom_the_store_does_not_know_is_new() -> None:

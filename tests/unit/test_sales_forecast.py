@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from schemas import ArticleForecast
 from schemas.sales import HISTORY_DAYS, ArticleDayEvent
+from streamer.models import find
 from tests.data import shared
 from workers.sales_forecast import training
 from workers.sales_forecast.history import SOLD_DAYS_MIN, History, load
@@ -20,6 +21,7 @@ from workers.sales_forecast.model import Network, Parameters, encode
 from workers.sales_forecast.worker import SalesForecast
 
 KINDS = ("gru", "cnn")
+MODELS = Path(__file__).resolve().parents[2] / "workers" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +185,13 @@ def test_invented_articles_are_the_same_each_time_and_close_their_days_one_after
     assert worker.sample(Random(1), 7) == worker.sample(Random(1), 7)
     today, tomorrow = worker.sample(Random(1), 7), worker.sample(Random(1), 3_007)
     assert (today.article, (tomorrow.day - today.day).days) == (tomorrow.article, 1)
+
+
+def test_the_shipped_weights_are_as_good_as_their_manifest_says(history: History) -> None:
+    model = find(MODELS, "sales-forecast")
+    network = Network(model.parameters(Parameters))
+    model.fill(network)
+    found = training.measure(history, network.eval())
+    assert model.manifest is not None
+    assert found == pytest.approx(model.manifest.metrics, abs=0.002)
+    assert found["wape"] <= 0.61

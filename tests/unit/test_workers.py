@@ -1,4 +1,4 @@
-"""The two workers on their committed weights: as good as their manifest says, alone or in a batch."""
+"""The shipped workers on their committed weights: as good as their manifest says, alone or in a batch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from streamer.worker import Worker
 from tests.data import FOLDER, shared
 from workers.lead_scoring import training as lead_training
 from workers.lead_scoring.worker import LeadScoring
+from workers.purchase_propensity.worker import PurchasePropensityWorker
+from workers.sales_forecast.worker import SalesForecast
 from workers.ticket_routing import training as ticket_training
 from workers.ticket_routing.model import PAD, TOKENS_MAX, Parameters
 from workers.ticket_routing.worker import TicketRouting
 
 MODELS = Path(__file__).resolve().parents[2] / "workers" / "models"
 CPU = torch.device("cpu")
-BOTH = pytest.mark.parametrize("kind", [LeadScoring, TicketRouting])
+ALL = pytest.mark.parametrize("kind", [LeadScoring, TicketRouting, PurchasePropensityWorker, SalesForecast])
 
 
 def loaded(kind: type[Worker[Any, Any]]) -> Worker[Any, Any]:
@@ -65,7 +67,7 @@ TICKETS = [
 ]
 
 
-@BOTH
+@ALL
 def test_the_example_is_answered(kind: type[Worker[Any, Any]]) -> None:
     [answer] = answers(loaded(kind), [kind.example])
 
@@ -97,7 +99,7 @@ def words(answer: LeadScore | TicketRoute) -> tuple[str, ...]:
     return (answer.intent,)
 
 
-@BOTH
+@ALL
 def test_first_dimension_is_the_batch(kind: type[Worker[Any, Any]]) -> None:
     worker = loaded(kind)
     tensors = worker.encode([kind.example] * 3, [{}] * 3)
@@ -107,13 +109,13 @@ def test_first_dimension_is_the_batch(kind: type[Worker[Any, Any]]) -> None:
     assert {tensor.shape[0] for tensor in (*tensors.values(), *outputs.values())} == {3}
 
 
-@BOTH
+@ALL
 def test_a_worker_without_its_model_says_what_to_set(kind: type[Worker[Any, Any]]) -> None:
     with pytest.raises(BadConfig, match=r"set models.dir"):
         kind().load(Model.none(kind.model), CPU)
 
 
-@BOTH
+@ALL
 def test_a_version_that_is_not_there_is_named(kind: type[Worker[Any, Any]]) -> None:
     with pytest.raises(BadConfig, match="has no version 'v999'"):
         find(MODELS, kind.model, "v999")
@@ -124,7 +126,7 @@ def test_a_worker_refuses_the_model_of_another() -> None:
         LeadScoring().load(find(MODELS, TicketRouting.model), CPU)
 
 
-@BOTH
+@ALL
 def test_the_manifest_names_the_schema_of_the_worker_and_files_are_small(kind: type[Worker[Any, Any]]) -> None:
     model = find(MODELS, kind.model)
 
@@ -308,7 +310,7 @@ def test_training_without_data_says_where_to_get_it(tmp_path: Path) -> None:
     assert FOLDER.is_dir()
 
 
-@pytest.mark.parametrize("worker", ["lead_scoring", "ticket_routing"])
+@pytest.mark.parametrize("worker", ["lead_scoring", "ticket_routing", "purchase_propensity", "sales_forecast"])
 def test_a_worker_is_imported_without_what_only_training_needs(worker: str) -> None:
     code = f"import sys, workers.{worker}.worker; sys.exit('sklearn' in sys.modules)"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from schemas import InvoiceEvent, InvoiceLine
-from streamer.panes import DAY_S, Entity, Windows
+from streamer.entities import Entities, Kept, time_of
+from streamer.panes import DAY_S
 from workers.datasets import read
 from workers.purchase_propensity.windows import NAMES, WINDOWS, bought
 
@@ -72,18 +73,15 @@ def _line(row: Mapping[str, str]) -> InvoiceLine:
 
 def examples(invoices: Sequence[InvoiceEvent]) -> Examples:
     """What was known at each invoice, by the windows that the stream has, and what came of it."""
-    windows, customers = Windows(WINDOWS), defaultdict[str, Entity](Entity)
+    entities, customers = Entities(WINDOWS), defaultdict[str, Kept](Kept)
     days: dict[str, list[int]] = defaultdict(list)
     asked: list[tuple[str, int]] = []
     features: list[list[float]] = []
-    for invoice in invoices:
-        at_ms = round(invoice.occurred_at.timestamp() * 1000)
-        customer = customers[invoice.customer_id]
-        windows.add(customer, invoice, at_ms)
+    for offset, invoice in enumerate(invoices):
+        known, _ = entities.known(customers[invoice.customer_id], invoice, offset)
         if bought(invoice):
-            known = windows.at(customer, at_ms)
             features.append([known[name] for name in NAMES])
-            asked.append((invoice.customer_id, at_ms // (1000 * DAY_S)))
+            asked.append((invoice.customer_id, time_of(invoice) // (1000 * DAY_S)))
             days[invoice.customer_id].append(asked[-1][1])
     again = [any(day < other <= day + AHEAD_DAYS for other in days[customer]) for customer, day in asked]
     since = [min((day - other for other in days[customer] if other < day), default=1000) for customer, day in asked]

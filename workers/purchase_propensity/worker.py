@@ -12,7 +12,7 @@ from schemas import PURCHASE_PROPENSITIES, InvoiceEvent, InvoiceLine, PurchasePr
 from streamer.models import Model
 from streamer.worker import Features, Tensors, Worker
 from workers.purchase_propensity.model import Network, Parameters, encode
-from workers.purchase_propensity.windows import bought
+from workers.purchase_propensity.windows import WINDOWS, bought
 
 
 class PurchasePropensityWorker(Worker[InvoiceEvent, PurchasePropensity]):
@@ -24,6 +24,7 @@ class PurchasePropensityWorker(Worker[InvoiceEvent, PurchasePropensity]):
     event = InvoiceEvent
     answer = PurchasePropensity
     model = "purchase-propensity"
+    windows = WINDOWS
     example = InvoiceEvent(
         event_id="example",
         occurred_at=datetime(2024, 5, 1, 9, 30, tzinfo=UTC),

@@ -144,7 +144,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="Online Retail as CSV, plain or .gz")
     parser.add_argument("--out", type=Path, default=Path("workers/models"), help="models folder (%(default)s)")
-    parser.add_argument("--kind", choices=("gru", "cnn"), default="gru", help="of network (%(default)s)")
+    parser.add_argument("--kind", choices=("gru", "cnn"), default="cnn", help="of network (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="rounds over all examples (%(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="same seed, same weights on CPU (%(default)s)")
     return parser.parse_args()

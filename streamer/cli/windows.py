@@ -1,0 +1,45 @@
+"""`streamer windows`: keep the windows of a worker, in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+
+from streamer.cli import kafka
+from streamer.cli.common import ConfigFile, Sets, settings
+from streamer.cli.run import WorkerName
+from streamer.entities import changelog
+from streamer.errors import Unreachable
+
+CHATTY = ("faust", "mode", "aiokafka", "streamer.windows")
+"""Loggers of what starts and stops within; what goes wrong they say as warnings."""
+
+
+def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) -> None:
+    """Count what a worker's windows declare, for its features, until SIGTERM or Ctrl-C.
+
+    It reads the worker's source topic in a group of its own, keeps what it counts in a table with a changelog topic,
+    and shows it in Redis, where the worker looks. Start several to share the partitions.
+
+    Example: streamer windows purchase-propensity --set cache.url=redis://localhost:6379
+    """
+    chosen = settings(config, sets)
+    from streamer import log, registry
+    from streamer.windows import running
+
+    log.configure(chosen.log.level, chosen.log.format)
+    if chosen.log.level != "debug":
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(running.__name__).setLevel(logging.INFO)
+    found = registry.find(worker)()
+    topic = changelog(chosen.kafka.group(found.name), running.declared(found).version)
+    client = kafka.admin(chosen)
+    there = kafka.counts(client, chosen, [found.source, topic], "READ")
+    if missing := [name for name, count in there.items() if count is None]:
+        raise Unreachable(f"there is no topic {', '.join(missing)}; make it with: streamer topics apply {worker}")
+    if there[found.source] != there[topic]:
+        raise Unreachable(
+            f"{found.source} has {there[found.source]} partitions and {topic} {there[topic]}; they must be as many. "
+            f"Delete {topic} and make it again with: streamer topics apply {worker}; it is then counted from the start"
+        )
+    running.run(chosen, found, there[found.source] or 0)

@@ -1,0 +1,132 @@
+"""What is kept of an entity: its panes, which events are in them, and how far they go.
+
+The windows process keeps it, a worker reads it, a backfill makes it again: all by these functions, so that the three
+agree value by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from hashlib import blake2b
+
+import msgspec
+
+from schemas import Event
+from streamer.panes import DAY_S, Entity, Window, Windows, hash_of
+from streamer.worker import Features
+
+DAYS = 7
+"""An event's id is remembered for as long, by event time: who sends an event again does so within days."""
+IDS_MAX = 1_000
+"""Ids remembered of an entity; of more the oldest days are forgotten."""
+BYTES_MAX = 1_000_000
+"""Of one entity; what is larger was not written by us."""
+TABLE = "entities"
+CHANGELOG = f"-{TABLE}-changelog"
+"""How the topic of what is kept ends, as faust names it."""
+
+
+class Verdict(StrEnum):
+    """What came of an event. `known`: the record is in already, as it was read again after a crash; `repeated`: another
+    record with its id is; `late`: its time is before all that any span covers."""
+
+    TAKEN = "taken"
+    KNOWN = "known"
+    REPEATED = "repeated"
+    LATE = "late"
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """One entity of one partition. `offset` is that of the newest record in it, `seen` are hashes of event ids by the
+    day of the event."""
+
+    offset: int = -1
+    entity: Entity = msgspec.field(default_factory=Entity)
+    seen: dict[int, list[int]] = msgspec.field(default_factory=dict)
+
+
+class AsOf(msgspec.Struct, frozen=True):
+    """What features are made of: the records of the entity up to `offset`, the newest of them at `time_ms` (-1 and -1:
+    of none), and the event that is asked for."""
+
+    offset: int
+    time_ms: int
+
+
+class Entities:
+    """How events change what is kept, and what is known at an event."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._windows = Windows(windows)
+        layout = [(window.name, window.of, window.spans) for window in windows]
+        self.version = blake2b(msgspec.json.encode(layout), digest_size=4).hexdigest()
+        """Of the declarations: what was kept under others says nothing under these. What `value` takes is not in it:
+        give the window another name when that changes."""
+
+    def take(self, kept: Kept, event: Event, offset: int) -> Verdict:
+        """Let a record's event change what is kept of its entity, once."""
+        if offset <= kept.offset:
+            return Verdict.KNOWN
+        at_ms = time_of(event)
+        day, identity = at_ms // (1000 * DAY_S), hash_of(event.event_id)
+        if identity in kept.seen.get(day, ()):
+            kept.offset = offset
+            return Verdict.REPEATED
+        taken = self._windows.add(kept.entity, event, at_ms)
+        kept.offset = offset
+        if not taken:
+            return Verdict.LATE
+        kept.seen.setdefault(day, []).append(identity)
+        _forget(kept)
+        return Verdict.TAKEN
+
+    def known(self, kept: Kept, event: Event, offset: int) -> tuple[Features, AsOf]:
+        """The features of its entity at an event, which is taken in if it is not yet; and what they were made of."""
+        as_of = AsOf(kept.offset, kept.entity.newest_ms)
+        self.take(kept, event, offset)
+        return self._windows.at(kept.entity, time_of(event)), as_of
+
+
+def windows_group(group: str, version: str) -> str:
+    """The consumer group of the windows of a worker whose own group this is: new declarations read from the start."""
+    return f"{group}.windows.{version}"
+
+
+def changelog(group: str, version: str) -> str:
+    """The topic that holds what the windows keep."""
+    return windows_group(group, version) + CHANGELOG
+
+
+def time_of(event: Event) -> int:
+    """When it happened, in milliseconds since 1970."""
+    return round(event.occurred_at.timestamp() * 1000)
+
+
+def encode(kept: Kept) -> bytes:
+    """As MessagePack."""
+    return _ENCODER.encode(kept)
+
+
+def decode(data: bytes) -> Kept:
+    """What `encode` made.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if len(data) > BYTES_MAX:
+        raise ValueError(f"an entity of {len(data)} bytes, where {BYTES_MAX} are the most")
+    return _DECODER.decode(data)
+
+
+def _forget(kept: Kept) -> None:
+    """The days before the last few, and what is too much."""
+    newest = kept.entity.newest_ms // (1000 * DAY_S)
+    for day in [day for day in kept.seen if day <= newest - DAYS]:
+        del kept.seen[day]
+    while sum(map(len, kept.seen.values())) > IDS_MAX and len(kept.seen) > 1:
+        del kept.seen[min(kept.seen)]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Kept)

@@ -1,0 +1,89 @@
+"""Wiring: settings and a worker class become a running windows process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from schemas.pii import tags
+from streamer import encryption, slot
+from streamer.clock import SystemClock
+from streamer.codec import Identity, JsonCodec
+from streamer.config import client_config
+from streamer.entities import Entities, windows_group
+from streamer.errors import BadConfig, Exit, Internal
+from streamer.health import Health, HealthServer
+from streamer.log import keep_out
+from streamer.metrics import WindowMetrics
+from streamer.redis_client import connect
+from streamer.settings import Settings
+from streamer.windows.keeper import Keeper
+from streamer.windows.service import Service, build
+from streamer.windows.shelf import Shelf
+from streamer.worker import Worker, overrides
+
+log = structlog.get_logger(__name__)
+
+REDIS_TIMEOUT_MS = 1_000
+"""A worker must answer at once; this process has time, and writes much at a time."""
+
+
+def declared(worker: Worker[Any, Any]) -> Entities:
+    """The windows of a worker.
+
+    Raises:
+        BadConfig: it has none, or does not say whose they are.
+    """
+    if not worker.windows:
+        raise BadConfig(f"{worker.name} declares no windows; give its class `windows = (Window(...), ...)`")
+    if not overrides(worker, "feature_key"):
+        raise BadConfig(f"{worker.name} has windows but no feature_key(); let it return the entity that they count by")
+    return Entities(worker.windows)
+
+
+def run(settings: Settings, worker: Worker[Any, Any], partitions: int) -> None:
+    """Keep a worker's windows until a signal. `partitions` are those of its source topic.
+
+    Raises:
+        Exit: the process cannot go on.
+    """
+    entities = declared(worker)
+    if settings.cache.url is None:
+        raise BadConfig("windows are shown in Redis: set cache.url, such as redis://127.0.0.1:6379")
+    clock, health = SystemClock(), Health()
+    metrics = WindowMetrics(worker.name, CollectorRegistry())
+    server = HealthServer(settings.http.host, settings.http.port, health, metrics.text)
+    server.start()
+    structlog.contextvars.bind_contextvars(worker=worker.name, windows=entities.version)
+    keep_out(tags(worker.event).names())
+    group = windows_group(settings.kafka.group(worker.name), entities.version)
+    keys = encryption.cipher(settings.encryption.keys_file, worker.event, worker.source)
+    codec = JsonCodec(worker, Identity(worker.name, "", "", group), clock, settings.limits.record_bytes_max, keys)
+    folder = slot.file(group, f"{settings.kafka.slot or slot.take(group)}.tables")
+    shelf = Shelf(
+        connect(settings.cache.url.get_secret_value(), REDIS_TIMEOUT_MS), worker.name, entities.version, clock
+    )
+
+    async def serve() -> None:
+        app = build(group, client_config(settings), folder, partitions)
+        service = Service(app, worker.source, Keeper(worker, entities, codec), shelf, metrics, health)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, service.stop)
+        health.warm()
+        log.info("windows begin", group=group, tables=str(folder), http_port=server.port)
+        await service.run()
+
+    try:
+        asyncio.run(serve())
+    except Exit:
+        raise
+    except Exception as error:  # its text may quote an event
+        log.exception("unexpected error")
+        raise Internal(f"windows: unexpected {type(error).__name__}: a bug; its stack is in the log") from None
+    finally:
+        server.close()
+    log.info("stopped")
