@@ -27,8 +27,8 @@ def few_arenas() -> None:
 
 
 def give_back() -> None:
-    """Have glibc return what is free to the system, in the middle of its pools too: by itself it returns only their ends,
-    and a worker would keep for ever what its largest backlog once took. Elsewhere it does nothing."""
+    """Have glibc return to the system what is free, in the middle of its pools too: by itself it returns ends, and
+    a worker would keep what its largest backlog once took. Elsewhere it does nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
