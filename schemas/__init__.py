@@ -3,7 +3,7 @@
 from schemas.events import Event
 from schemas.leads import LeadEvent, LeadScore
 from schemas.pii import Pii
-from schemas.predictions import DeadLetter, Prediction, Source
+from schemas.predictions import DeadLetter, FeaturesAsOf, Prediction, Source, UsedFeatures
 from schemas.sales import (
     ArticleDayEvent,
     ArticleForecast,
@@ -13,7 +13,15 @@ from schemas.sales import (
     PurchasePropensity,
 )
 from schemas.tickets import Candidate, TicketEvent, TicketRoute
-from schemas.topics import ARTICLE_FORECASTS, EVENTS, LEAD_SCORES, PURCHASE_PROPENSITIES, TICKET_ROUTES, dead_letters
+from schemas.topics import (
+    ARTICLE_FORECASTS,
+    EVENTS,
+    LEAD_SCORES,
+    PURCHASE_PROPENSITIES,
+    TICKET_ROUTES,
+    dead_letters,
+    used_features,
+)
 
 __all__ = [
     "ARTICLE_FORECASTS",
@@ -27,6 +35,7 @@ __all__ = [
     "DeadLetter",
     "Event",
     "Expected",
+    "FeaturesAsOf",
     "InvoiceEvent",
     "InvoiceLine",
     "LeadEvent",
@@ -37,5 +46,7 @@ __all__ = [
     "Source",
     "TicketEvent",
     "TicketRoute",
+    "UsedFeatures",
     "dead_letters",
+    "used_features",
 ]

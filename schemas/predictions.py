@@ -44,6 +44,32 @@ class Prediction(BaseModel, Generic[A]):
     answer: A
 
 
+class FeaturesAsOf(BaseModel):
+    """What the windows had counted: the entity's records up to `offset`, the newest of them at `time_ms` since 1970;
+    both are -1 where there was none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    offset: int
+    time_ms: int
+
+
+class UsedFeatures(BaseModel):
+    """The features that a prediction was made of; its key is the record's.
+
+    The event itself is always among what was counted. With `features_as_of` the same features can be made again from
+    the source topic: `streamer features backfill --as-logged`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    prediction_id: str
+    event_id: str
+    source: Source
+    features_as_of: FeaturesAsOf
+    features: dict[str, float]
+
+
 class DeadLetter(BaseModel):
     """What the headers of a dead letter say; its key, value and other headers are those of the source record.
 

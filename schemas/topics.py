@@ -21,6 +21,11 @@ EVENTS: dict[str, type[Event]] = {
 """Every kind of event by the name that `streamer produce --as` takes."""
 
 
+def used_features(topic: str) -> str:
+    """The topic of what was known when the predictions of `topic` were made."""
+    return f"features.{topic}"
+
+
 def dead_letters(topic: str) -> str:
     """The topic of the records of `topic` that could not be answered."""
     return f"dlq.{topic}"

@@ -15,6 +15,7 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
+from schemas import used_features
 from schemas.pii import tags
 from streamer import encryption, models, slot
 from streamer.at_least_once import AtLeastOnceSink
@@ -30,6 +31,7 @@ from streamer.device import bound_memory
 from streamer.engine import Engine, Limits, Parts
 from streamer.entities import Entities
 from streamer.errors import BadConfig, Exit, Internal, Refused, Unreachable, Wait
+from streamer.feature_log import FeatureLog
 from streamer.features import NoFeatures, RedisFeatures, WindowFeatures
 from streamer.garbage import QuietCollector, few_arenas
 from streamer.graphs import worth_recording
@@ -220,6 +222,7 @@ def _parts(
             clock,
             settings.limits.record_bytes_max,
             encryption.cipher(settings.encryption.keys_file, worker.event, worker.source),
+            _feature_log(settings, worker),
         ),
         cache=cache,
         content_key=ContentKey(_secret(settings), worker.name, model.digest, _schema(worker)),
@@ -233,6 +236,12 @@ def _parts(
         attempts=_attempts(group, replica),
         goal_s=policy.goal_s,
     )
+
+
+def _feature_log(settings: Settings, worker: Worker[Any, Any]) -> FeatureLog | None:
+    if not worker.windows or not settings.features.log_share:
+        return None
+    return FeatureLog(worker.name, used_features(worker.target), settings.features.log_share)
 
 
 def _schema(worker: Worker[Any, Any]) -> str:

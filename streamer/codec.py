@@ -16,6 +16,7 @@ from streamer.clock import Clock
 from streamer.derive import WHOLE_MAX
 from streamer.encryption import Cipher
 from streamer.errors import Reason, Reject
+from streamer.feature_log import FeatureLog
 from streamer.json_limits import LIST, TABLE, exceeded, shallow
 from streamer.records import Headers, Item, Message, Predicted, Record, Rejected
 from streamer.worker import Worker
@@ -47,11 +48,13 @@ class JsonCodec:
         clock: Clock,
         bytes_max: int,
         cipher: Cipher | None = None,
+        features: FeatureLog | None = None,
     ) -> None:
         self._validate: Callable[[bytes], Any] = worker.event.__pydantic_validator__.validate_json
         within = _within_limits(self._validate)
         self._read = derive.decoder(worker.event) or derive.Decoder(within, within)
         self._cipher = cipher
+        self._features = features
         if cipher is not None:
             careful = _opening(cipher, self._read.careful)  # what was opened may be longer than it looked
             self._read = derive.Decoder(careful, careful)
@@ -113,6 +116,8 @@ class JsonCodec:
                 size = len(value) + len(key)
                 if size <= bytes_max and (trace is NO_HEADERS or size + _size(trace) <= bytes_max):
                     messages.append(Message(target, partition, key, value, trace))
+                    if item.as_of is not None and self._features is not None:
+                        messages += self._features.of(item)
                     continue
                 # A long key stands in it twice. The broker would refuse it, and its partition would never move again.
                 outcome = item.outcome = Rejected(Reason.ANSWER_TOO_LARGE, "key and answer are too large", "Reject")

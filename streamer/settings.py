@@ -130,6 +130,12 @@ class ModelsSettings(Section):
     public_key: Path | None = None
 
 
+class FeatureSettings(Section):
+    """`log_share` of the predictions have the features that they were made of published, to `features.<target>`."""
+
+    log_share: Annotated[float, Field(ge=0, le=1)] = 0
+
+
 class DeadLetterSettings(Section):
     """When to stop rather than turn a topic into dead letters: more than `ratio_max` of the recent records,
     or `run_max` in a row in one partition."""
@@ -188,6 +194,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     models: ModelsSettings = Field(default_factory=ModelsSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     encryption: EncryptionSettings = Field(default_factory=EncryptionSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from streamer.cli import bench, check, demo, lag, models, produce, replay, run, schema, tail, topics, windows
+from streamer.cli import bench, check, demo, features, lag, models, produce, replay, run, schema, tail, topics, windows
 from streamer.errors import Exit
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("tail")(tail.tail)
 app.command("lag")(lag.lag)
 app.command("replay")(replay.replay)
 app.command("bench")(bench.bench)
+app.add_typer(features.app, name="features")
 app.add_typer(schema.app, name="schema")
 app.add_typer(models.app, name="models")
 app.command("version")(run.version)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from pydantic import BaseModel
 
-from schemas import Event, dead_letters
+from schemas import Event, dead_letters, used_features
 from streamer import config as configuration
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, Sets, overrides, print_json, print_rows
@@ -166,9 +166,12 @@ def _broker(client: Any, chosen: Settings) -> str:
 
 
 def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[Finding]:
-    source, target, dead = worker.source, worker.target, dead_letters(worker.source)
+    source = worker.source
+    needed = [source, worker.target, dead_letters(source)]
+    if worker.windows and chosen.features.log_share:
+        needed.append(used_features(worker.target))
     try:
-        counts = kafka.counts(client, chosen, [source, target, dead])
+        counts = kafka.counts(client, chosen, needed)
     except Unreachable as error:
         yield Finding("topic", FAILED, str(error), error.code)
         return

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
-from schemas import dead_letters
+from schemas import dead_letters, used_features
 from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
 from streamer.entities import CHANGELOG, Entities, changelog
@@ -98,6 +98,8 @@ def _topics(worker: type[Worker[Any, Any]], chosen: Settings) -> list[str]:
     topics = [worker.source, worker.target, dead_letters(worker.source)]
     if worker.windows:
         topics.append(changelog(chosen.kafka.group(worker.name), Entities(worker.windows).version))
+        if chosen.features.log_share:
+            topics.append(used_features(worker.target))
     return topics
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from schemas import UsedFeatures, used_features
 from streamer.entities import Entities, Kept, decode, encode
 from streamer.features import entity_key
 from tests.echo import Counting, Ping, ping
@@ -59,19 +60,50 @@ class Windows:
         }
         (folder / "mine.py").write_text(WORKER.format(name=self.name, source=self.name))
         create_topic(kafka.bootstrap, self.name, PARTITIONS)
-        subprocess.run(self._command("topics", "apply"), cwd=folder, env=self._environment, check=True, timeout=60)
+        self.call("topics", "apply", "--set", "features.log_share=1")
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *verb: str) -> subprocess.Popen[bytes]:
+        """A process of `verb`, by default the windows."""
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                self._command("windows"), cwd=self.folder, env=self._environment, stdout=log, stderr=log
+                self._command(*(verb or ("windows",))), cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         self._processes.append(process)
         return process
 
+    def call(self, *verb: str) -> str:
+        """What a command that ends has printed."""
+        done = subprocess.run(
+            self._command(*verb),
+            cwd=self.folder,
+            env=self._environment,
+            check=True,
+            timeout=120,
+            stdout=subprocess.PIPE,
+        )
+        return done.stdout.decode()
+
+    def used(self, timeout_s: float = 90) -> dict[str, UsedFeatures]:
+        """What is in the log of features, when every record has its outcome."""
+        bootstrap, deadline = self.kafka.bootstrap, time.monotonic() + timeout_s
+        outcomes, records = (f"{self.name}.doubles", f"dlq.{self.name}"), len(read_topic(bootstrap, self.name))
+        while (answered := sum(len(read_topic(bootstrap, topic)) for topic in outcomes)) < records:
+            assert time.monotonic() < deadline, f"{answered} of {records}\n{self.log()}"
+            time.sleep(0.5)
+        found = read_topic(bootstrap, used_features(f"{self.name}.doubles"))
+        used = [UsedFeatures.model_validate_json(message.value()) for message in found]
+        return {one.prediction_id: one for one in used}
+
+    def made_again(self, *how: str) -> dict[str, UsedFeatures]:
+        """What `streamer features backfill` makes of the events."""
+        lines = self.call("features", "backfill", *how).splitlines()
+        made = [UsedFeatures.model_validate_json(line) for line in lines]
+        return {one.prediction_id: one for one in made}
+
     def _command(self, *verb: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("streamer")), *verb, "mine.py:Mine"]
+        verbs = 2 if verb[0] in ("topics", "features") else 1
+        return [str(Path(sys.executable).with_name("streamer")), *verb[:verbs], "mine.py:Mine", *verb[verbs:]]
 
     def write(self, events: list[Ping | bytes]) -> None:
         rows = [
@@ -193,3 +225,25 @@ def test_two_share_the_partitions_and_one_takes_over(windows: Windows) -> None:
     processes[0].send_signal(signal.SIGCONT)
     windows.write(events(chance, 1_000, 2_000))
     windows.wait()
+
+
+def test_what_a_worker_used_is_made_again_value_by_value(windows: Windows) -> None:
+    """The windows lag, lead and die while a worker reads them; what it used is in its log, and in the events."""
+    chance = random.Random(4)
+    windows.write(events(chance, 300))
+    worker = windows.start("run", "--set", "features.log_share=1")
+    for number in range(1, 4):
+        process = windows.start()
+        windows.write(events(chance, 300, 300 * number))
+        time.sleep(chance.uniform(5, 12))
+        process.kill()
+    windows.start()
+    windows.wait()
+    windows.write(events(chance, 300, 1_500))
+    windows.wait()
+    logged, level = windows.used(), windows.made_again()
+    assert windows.made_again("--as-logged") == logged
+    assert level.keys() == logged.keys()
+    assert level != logged, "the windows have lagged"
+    worker.terminate()
+    assert worker.wait(30) == 0

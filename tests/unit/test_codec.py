@@ -2,10 +2,12 @@ import json
 
 import pytest
 
-from schemas import Prediction
+from schemas import Prediction, UsedFeatures
 from streamer import headers
 from streamer.codec import Identity, JsonCodec
+from streamer.entities import AsOf
 from streamer.errors import Reason
+from streamer.feature_log import FeatureLog
 from streamer.ledger import Lane
 from streamer.records import Item, Predicted, Record, Rejected, Skipped
 from streamer.testing import ManualClock
@@ -19,8 +21,8 @@ def codec(bytes_max: int = 10_000) -> JsonCodec:
     return JsonCodec(Echo(), IDENTITY, ManualClock(), bytes_max)
 
 
-def item(value=GOOD, key=b"one", record_headers=None) -> Item:
-    return Item(Record("test.pings.events.v1", 2, 41, key, value, record_headers, 0), Lane(2))
+def item(value=GOOD, key=b"one", record_headers=None, offset=41) -> Item:
+    return Item(Record("test.pings.events.v1", 2, offset, key, value, record_headers, 0), Lane(2))
 
 
 def decoded(**made) -> Item:
@@ -149,3 +151,33 @@ def test_a_dead_letter_no_topic_would_take_says_where_the_record_is():
     assert headers.last(message.headers, headers.VALUE_BYTES) == b"9000"
     assert len(headers.last(message.headers, headers.VALUE_SHA256)) == 64
     assert headers.dead_letter(message.headers).source.offset == 41
+
+
+def test_features_that_were_used_are_published_beside_their_share_of_the_predictions() -> None:
+    log = FeatureLog("echo", "features.t", 0.25)
+    codec = JsonCodec(Echo(), IDENTITY, ManualClock(), 10_000, features=log)
+    items = [item(b"{}", offset=offset) for offset in range(4_000)]
+    for one in items:
+        one.event = Echo.example
+        one.outcome = Predicted(b'{"double":1.0}', False)
+        one.features, one.as_of = {"pings_1h": 2.0}, AsOf(7, 1_000)
+    items[0].as_of = None
+    messages = codec.encode_many(items)
+    side = [message for message in messages if message.topic == "features.t"]
+    assert len(messages) == 4_000 + len(side)
+    assert 950 <= len(side) <= 1_050
+    assert side == [message for message in codec.encode_many(items) if message.topic == "features.t"]
+    known = UsedFeatures.model_validate_json(side[0].value or b"")
+    beside = messages[messages.index(side[0]) - 1]
+    assert known.prediction_id == Prediction[Pong].model_validate_json(beside.value or b"").prediction_id
+    assert known.features == {"pings_1h": 2.0}
+    assert (known.features_as_of.offset, side[0].key) == (7, items[0].record.key)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 100)])
+def test_none_and_all_are_shares_too(share: float, count: int) -> None:
+    log = FeatureLog("echo", "features.t", share)
+    found = [item(b"{}", offset=offset) for offset in range(100)]
+    for one in found:
+        one.event, one.as_of = Echo.example, AsOf(-1, -1)
+    assert sum(len(log.of(one)) for one in found) == count

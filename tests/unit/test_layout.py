@@ -25,7 +25,7 @@ ENGINE = [
         "metrics",
     ],
     ["derive", "manifest", "signatures", "models", "worker", "panes", "entities", "ports"],
-    ["codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
+    ["feature_log", "made_again", "codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     [
         "rights",
         "line",

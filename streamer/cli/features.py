@@ -1,0 +1,170 @@
+"""`streamer features`: what is known of entities, made again from the events."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from schemas import FeaturesAsOf, Source, UsedFeatures, used_features
+from streamer.cli import kafka
+from streamer.cli.common import ConfigFile, Sets, progress, settings
+from streamer.cli.run import WorkerName
+from streamer.clock import SystemClock
+from streamer.errors import Usage
+from streamer.rights import needs
+from streamer.settings import Settings
+
+if TYPE_CHECKING:  # they bring the worker's world, for which --help need not wait
+    from streamer.made_again import Made, Seen
+    from streamer.records import Record
+
+CHUNK = 1_000
+GROUP = "streamer-features"
+
+app = typer.Typer(help="What is known of entities, made again from the events.", no_args_is_help=True)
+
+File = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="FILE", help="Events as JSON lines (plain or .gz); default: the worker's topic."),
+]
+AsLogged = Annotated[
+    bool, typer.Option("--as-logged", help="Only what is in features.<target>, as the windows had it then.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON lines; default: standard output.")]
+
+
+@app.command("backfill")
+def backfill(
+    worker: WorkerName,
+    file: File = None,
+    as_logged: AsLogged = False,
+    out: Out = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make the features of a worker's windows at every event again: a line each, to train on.
+
+    The events are read from the first to what is there now, and each line counts all records of its entity up to the
+    event, as the worker sees them when nothing lags. With --as-logged it counts what the worker did see: that equals
+    what was logged (features.log_share) value by value, or something is wrong.
+
+    Example: streamer features backfill purchase-propensity --out features.jsonl
+    """
+    if file and as_logged:
+        raise Usage("--as-logged is about records of the topic; leave --file out")
+    if file and not file.is_file():
+        raise Usage(f"there is no file {file}; check its path")
+    chosen = settings(config, sets)
+    from streamer import made_again, registry
+    from streamer.windows import running
+
+    found = registry.find(worker)()
+    entities = running.declared(found)
+    records = _seen(chosen, found, _from_file(file) if file else _from_topic(chosen, found.source))
+    made = made_again.level(entities, records)
+    if as_logged:
+        made = made_again.as_logged(entities, records, _logged(chosen, found))
+    with _written(out) as lines, progress() as bar:
+        task = bar.add_task("events", total=None)
+        for one in made:
+            lines.write(_line(found, one) + "\n")
+            bar.advance(task)
+
+
+@contextmanager
+def _written(out: Path | None) -> Iterator[IO[str]]:
+    """Where the lines go; a file is there when it is whole."""
+    if out is None:
+        with nullcontext(sys.stdout) as lines:
+            yield lines
+        return
+    half = out.with_name(f"{out.name}.part")
+    with half.open("w", encoding="utf-8") as lines:
+        yield lines
+    half.replace(out)
+
+
+def _line(worker: Any, made: Made) -> str:
+    partition, offset = made.seen.place
+    return UsedFeatures(
+        prediction_id=f"{worker.name}/{worker.source}/{partition}/{offset}",
+        event_id=made.seen.event.event_id,
+        source=Source(topic=worker.source, partition=partition, offset=offset),
+        features_as_of=FeaturesAsOf(offset=made.as_of.offset, time_ms=made.as_of.time_ms),
+        features=dict(made.features),
+    ).model_dump_json()
+
+
+def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[Seen]:
+    """The events among records, and whose they are; as the windows read them."""
+    from streamer import encryption
+    from streamer.codec import Identity, JsonCodec
+    from streamer.ledger import Lane
+    from streamer.made_again import Seen
+    from streamer.records import Item
+
+    keys = encryption.cipher(chosen.encryption.keys_file, worker.event, worker.source)
+    codec = JsonCodec(worker, Identity(worker.name, "", "", ""), SystemClock(), chosen.limits.record_bytes_max, keys)
+    while items := [Item(record, Lane(record.partition)) for record in islice(records, CHUNK)]:
+        broken = {id(item) for item, _ in codec.decode_many(items)}
+        for item in items:
+            if id(item) in broken:
+                continue
+            try:
+                entity = worker.feature_key(item.event)
+            except Exception:  # noqa: S112 - the worker dead-letters such an event, and the windows leave it out
+                continue
+            if entity is not None:
+                yield Seen((item.record.partition, item.record.offset), entity, item.event)
+
+
+def _from_file(file: Path) -> Iterator[Record]:
+    from streamer.records import Record
+
+    opened: Any = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rb") as lines:
+        for number, line in enumerate(lines):
+            yield Record(file.name, 0, number, b"file", line.strip(), None, 0)
+
+
+def _from_topic(chosen: Settings, topic: str) -> Iterator[Record]:
+    """All records that are there now, in order by partition."""
+    from streamer.records import Record
+
+    for message in _messages(chosen, topic):
+        yield Record(topic, message.partition(), message.offset(), message.key(), message.value(), None, 0)
+
+
+def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:
+    """Of each place in the source topic whose features were logged: up to which offset they had been counted."""
+    found = {}
+    for message in _messages(chosen, used_features(worker.target)):
+        used = UsedFeatures.model_validate_json(message.value())
+        found[used.source.partition, used.source.offset] = used.features_as_of.offset
+    return found
+
+
+def _messages(chosen: Settings, topic: str) -> Iterator[Any]:
+    consumer = kafka.consumer(chosen, GROUP)
+    try:
+        left = set(kafka.partitions(consumer, chosen, topic, "READ"))
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+        with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
+            while left:
+                for message in consumer.consume(CHUNK, 0.5):
+                    if message.error() is None:
+                        yield message
+                    elif (error := message.error()) and error.code() == KafkaError._PARTITION_EOF:
+                        left.discard(message.partition())
+                    else:
+                        raise KafkaException(message.error())
+    finally:
+        consumer.close()
