@@ -7,7 +7,6 @@ all that may be committed: faust's own count goes past messages that are still b
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -18,13 +17,21 @@ from faust.types import TP, ConsumerMessage
 from streamer.errors import Internal
 
 
+class Block(list[Any]):
+    """Records of a partition in a row. `after` is the offset up to which the partition had been read before; None where
+    reading began, which is at the committed position."""
+
+    after: int | None = None
+
+
 class Consumer(driver.Consumer):
     """Yields blocks; changelogs come record by record, as faust's recovery wants them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._out: dict[TP, deque[int]] = defaultdict(deque)
+        self._read: dict[TP, int] = {}
         self._done: dict[TP, int] = {}
+        self._committable: dict[TP, int] = {}
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         generation = self.app.consumer_generation_id
@@ -47,9 +54,10 @@ class Consumer(driver.Consumer):
 
     def _block(self, tp: TP, records: Sequence[Any]) -> ConsumerMessage:
         message = self._to_message(tp, records[-1])
-        block: Any = records
+        block: Any = Block(records)
+        block.after = self._read.get(tp)
+        self._read[tp] = message.offset + 1
         message.value = block
-        self._out[tp].append(message.offset)
         return message
 
     def done(self, message: ConsumerMessage) -> None:
@@ -60,26 +68,26 @@ class Consumer(driver.Consumer):
         """
         if message.generation_id != self.app.consumer_generation_id:
             return  # it was ours then, and will be read again by whoever has it now
-        out = self._out[message.tp]
-        if not out or out.popleft() != message.offset:
-            raise Internal(f"windows: a block before offset {message.offset} was left out")
-        self._done[message.tp] = message.offset + 1
+        block: Any = message.value
+        if block.after is not None and block.after > self._done.get(message.tp, -1):
+            raise Internal(f"windows: a block that ends before offset {block.after} was left out")
+        self._done[message.tp] = self._committable[message.tp] = message.offset + 1
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
-            self._done.pop(tp, None)
-            self._out.pop(tp, None)
+            for known in (self._read, self._done, self._committable):
+                known.pop(tp, None)
 
     async def perform_seek(self) -> None:
         """All partitions are read from their committed positions again."""
-        self._out.clear()
+        self._read.clear()
         await super().perform_seek()
 
     def _new_offset(self, tp: TP) -> int | None:
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return self._done.pop(tp, None)
+        return self._committable.pop(tp, None)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """A block ends where it ends: what lies between two of them was no record."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from typing import Any
 
 import structlog
@@ -70,20 +72,25 @@ def run(settings: Settings, worker: Worker[Any, Any], partitions: int) -> None:
 
     async def serve() -> None:
         app = build(group, client_config(settings), folder, partitions)
-        service = Service(app, worker.source, Keeper(worker, entities, codec), shelf, metrics, health)
+        service = Service(app, worker.source, Keeper(worker, entities, codec), shelf, metrics, health, settings.drain_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, service.stop)
         health.warm()
         log.info("windows begin", group=group, tables=str(folder), http_port=server.port)
-        await service.run()
+        try:
+            await service.run()
+        except Exit as error:
+            _end(error)
+        except Exception as error:  # its text may quote an event
+            log.exception("unexpected error")
+            _end(Internal(f"windows: unexpected {type(error).__name__}: a bug; its stack is in the log"))
 
-    try:
-        asyncio.run(serve())
-    except Exit:
-        raise
-    except Exception as error:  # its text may quote an event
-        log.exception("unexpected error")
-        raise Internal(f"windows: unexpected {type(error).__name__}: a bug; its stack is in the log") from None
-    finally:
-        server.close()
+    asyncio.run(serve())
+    server.close()
     log.info("stopped")
+
+
+def _end(error: Exit) -> None:
+    """End the process at once, as its threads would not."""
+    print(f"streamer: {error}", file=sys.stderr, flush=True)
+    os._exit(error.code)

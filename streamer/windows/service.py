@@ -77,7 +77,14 @@ class Service:
     """Runs until it is stopped, or something fails that must not be gone over."""
 
     def __init__(
-        self, app: App, topic: str, keeper: Keeper, shelf: Shelf, metrics: WindowMetrics, health: Health
+        self,
+        app: App,
+        topic: str,
+        keeper: Keeper,
+        shelf: Shelf,
+        metrics: WindowMetrics,
+        health: Health,
+        drain_s: float,
     ) -> None:
         self._app = app
         self._topic = topic
@@ -85,6 +92,7 @@ class Service:
         self._shelf = shelf
         self._metrics = metrics
         self._health = health
+        self._drain_s = drain_s
         self._table = Table(app, name=TABLE, key_type=bytes, value_type=bytes, options={"driver": "rocksdict"})
         app.tables.add(self._table)
         self._at: dict[int, int] = {}
@@ -99,17 +107,15 @@ class Service:
         """Serve until `stop`.
 
         Raises:
-            Exit: it cannot go on. What was not committed is read again.
+            Exit: it cannot go on, and the process has to end at once: threads of faust may still run, and faust itself
+                may wait for what failed. What was not committed is read again.
         """
         await self._app.start()
         looking = asyncio.create_task(self._look())
         looking.add_done_callback(lambda task: None if task.cancelled() else self._fail(task.exception()))
-        try:
-            await self._ended.wait()
-        finally:
-            looking.cancel()
-            self._health.left()
-            await self._app.stop()
+        await self._ended.wait()
+        looking.cancel()
+        self._health.left()
         failure = self._failure or self._app.crash_reason
         if isinstance(failure, Exit):
             raise failure
@@ -119,6 +125,10 @@ class Service:
             ) from None
         if failure is not None:
             raise Internal(f"windows: unexpected {type(failure).__name__}; its stack is in the log")
+        try:
+            await asyncio.wait_for(self._app.stop(), self._drain_s)
+        except TimeoutError:
+            raise Temporary(f"windows: not done within drain_s ({self._drain_s:g} s); the rest is read again") from None
 
     def stop(self) -> None:
         """Let `run` end."""

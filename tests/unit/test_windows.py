@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -197,43 +197,52 @@ def books() -> Consumer:
     """A consumer that reads nothing."""
     made = object.__new__(Consumer)
     made.app = App()  # type: ignore[assignment]
-    made._out, made._done = defaultdict(deque), {}
+    made._read, made._done, made._committable = {}, {}, {}
     made._acked, made._acked_index = defaultdict(list), defaultdict(set)  # type: ignore[attr-defined]
+    made._to_message = lambda tp, one: SimpleNamespace(tp=tp, offset=one, generation_id=1)  # type: ignore[method-assign,assignment,return-value]
     return made
 
 
-def block(last: int, generation: int = 1) -> Any:
-    return SimpleNamespace(tp=TP("t", 0), offset=last, generation_id=generation)
-
-
-def read(made: Consumer, *lasts: int) -> None:
-    for last in lasts:
-        made._out[TP("t", 0)].append(last)
+SOURCE = TP("t", 0)
 
 
 def test_no_more_is_committed_than_is_done() -> None:
     """faust counts messages: with gaps between them it commits past one that is being worked on (#606)."""
     made = books()
-    read(made, 9, 40, 99)
-    made._acked[TP("t", 0)] = [9, 40, 99]  # type: ignore[attr-defined]
-    made.done(block(9))
-    assert made._new_offset(TP("t", 0)) == 10
-    assert made._new_offset(TP("t", 0)) is None
-    made.done(block(40))
-    assert made._new_offset(TP("t", 0)) == 41
+    first, second, _ = (made._block(SOURCE, [last]) for last in (9, 40, 99))
+    made._acked[SOURCE] = [9, 40, 99]  # type: ignore[attr-defined]
+    made.done(first)
+    assert made._new_offset(SOURCE) == 10
+    assert made._new_offset(SOURCE) is None
+    made.done(second)
+    assert made._new_offset(SOURCE) == 41
 
 
 def test_a_block_that_is_left_out_is_noticed() -> None:
     made = books()
-    read(made, 9, 40)
-    with pytest.raises(Internal, match="a block before offset 40 was left out"):
-        made.done(block(40))
+    _, second = (made._block(SOURCE, [last]) for last in (9, 40))
+    with pytest.raises(Internal, match="a block that ends before offset 10 was left out"):
+        made.done(second)
+
+
+def test_what_is_read_again_from_the_committed_position_leaves_nothing_out() -> None:
+    """faust goes back to what is committed whenever the flow stops, be a block in work or not."""
+    made = books()
+    first, _ = (made._block(SOURCE, [last]) for last in (9, 40))
+    made._read.clear()
+    again = made._block(SOURCE, [40])
+    made.done(first)
+    made.done(again)
+    made.done(made._block(SOURCE, [50]))
+    assert made._new_offset(SOURCE) == 51
 
 
 def test_what_was_done_under_another_generation_is_not_committed() -> None:
     made = books()
-    made.done(block(9, generation=0))
-    assert made._new_offset(TP("t", 0)) is None
+    block = made._block(SOURCE, [9])
+    made.app.consumer_generation_id = 2  # type: ignore[misc]
+    made.done(block)
+    assert made._new_offset(SOURCE) is None
 
 
 FORGED = Kept(-1, Entity({3600: {time_of(ping(1)) // 3_600_000: [["no number"]]}}))
