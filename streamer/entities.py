@@ -19,7 +19,7 @@ from streamer.worker import Features
 DAYS = 7
 """An event's id is remembered for as long, by event time: who sends an event again does so within days."""
 IDS_MAX = 1_000
-"""Ids remembered of an entity; of more the oldest days are forgotten."""
+"""Ids remembered of an entity; of more the oldest are forgotten."""
 BYTES_MAX = 1_000_000
 """Of one entity; what is larger was not written by us."""
 TABLE = "entities"
@@ -108,6 +108,11 @@ def encode(kept: Kept) -> bytes:
     return _ENCODER.encode(kept)
 
 
+def offset_of(data: bytes) -> int:
+    """The offset alone of what `encode` made."""
+    return _HEAD.decode(data).offset
+
+
 def decode(data: bytes) -> Kept:
     """What `encode` made.
 
@@ -124,9 +129,19 @@ def _forget(kept: Kept) -> None:
     newest = kept.entity.newest_ms // (1000 * DAY_S)
     for day in [day for day in kept.seen if day <= newest - DAYS]:
         del kept.seen[day]
-    while sum(map(len, kept.seen.values())) > IDS_MAX and len(kept.seen) > 1:
-        del kept.seen[min(kept.seen)]
+    while (many := sum(map(len, kept.seen.values())) - IDS_MAX) > 0:
+        oldest = min(kept.seen)
+        del kept.seen[oldest][:many]
+        if not kept.seen[oldest]:
+            del kept.seen[oldest]
 
 
+class _Head(msgspec.Struct, array_like=True):
+    """The beginning of a `Kept`."""
+
+    offset: int
+
+
+_HEAD = msgspec.msgpack.Decoder(_Head)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Kept)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, Literal
 
 import msgspec
@@ -78,7 +79,9 @@ class Windows:
     def add(self, entity: Entity, event: Any, at_ms: int) -> bool:
         """Take in an event of this time; False when it is too late for every span, and changes nothing, as does an
         exception of a window's `value`."""
-        values = [window.value(event) for window in self._windows]
+        values = [
+            _VALUE[window.of](value) if (value := window.value(event)) is not None else None for window in self._windows
+        ]
         taken = False
         entity.newest_ms = max(entity.newest_ms, at_ms)
         for size, kept in self._kept.items():
@@ -128,8 +131,19 @@ def _take_last(kept: Aggregate, value: Any, at_ms: int) -> None:
 
 
 def _take_distinct(kept: Aggregate, value: Any, at_ms: int) -> None:
-    texts = (value,) if isinstance(value, str) else value
-    kept[:] = sorted({*kept, *map(hash_of, texts)})[:SKETCH]
+    kept[:] = sorted({*kept, *value})[:SKETCH]
+
+
+def _number(value: Any) -> float:
+    """Raises ValueError or TypeError for what is no finite number, before anything has changed."""
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError("a window's value must be finite")
+    return number
+
+
+def _hashes(value: Any) -> list[int]:
+    return [hash_of(text) for text in ((value,) if isinstance(value, str) else value)]
 
 
 def hash_of(value: str) -> int:
@@ -147,6 +161,13 @@ def _mean(sums: Sequence[Aggregate]) -> float | None:
     return sum(one[0] for one in sums) / count if count else None
 
 
+_VALUE: Mapping[str, Callable[[Any], Any]] = {
+    "count": lambda value: 1,
+    "sum": _number,
+    "mean": _number,
+    "last": _number,
+    "distinct": _hashes,
+}
 _TAKE: Mapping[str, Callable[[Aggregate, Any, int], None]] = {
     "count": _take_count,
     "sum": _take_sum,

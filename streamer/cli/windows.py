@@ -39,7 +39,8 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
         raise Unreachable(f"there is no topic {', '.join(missing)}; make it with: streamer topics apply {worker}")
     if there[found.source] != there[topic]:
         raise Unreachable(
-            f"{found.source} has {there[found.source]} partitions and {topic} {there[topic]}; they must be as many. "
-            f"Delete {topic} and make it again with: streamer topics apply {worker}; it is then counted from the start"
+            f"{found.source} has {there[found.source]} partitions and {topic} {there[topic]}; they must be as many, as "
+            "what is counted lies where its events did. Give one of the worker's windows another name: all is then "
+            f"counted from the start, in a topic of its own (streamer topics apply {worker})"
         )
     running.run(chosen, found, there[found.source] or 0)

@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import faust
+from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streamer.errors import Internal
+
+REST_S = 0.1
 
 
 class Block(list[Any]):
@@ -51,6 +54,16 @@ class Consumer(driver.Consumer):
                         yield tp, self._to_message(tp, record)
                 else:
                     yield tp, self._block(tp, found)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
+        """While partitions move only changelogs are read. When recovery ends, faust reads on before it has gone back to
+        the committed positions, and then throws away what it read: of a partition without a commit, for good."""
+        if self.app.rebalancing and active_partitions is not None:
+            active_partitions = {tp for tp in active_partitions if self._is_changelog_tp(tp)}
+            if not active_partitions:  # of none asked for, the client would give any
+                await self.sleep(REST_S)
+                return {}
+        return await super()._getmany(active_partitions, timeout)
 
     def _block(self, tp: TP, records: Sequence[Any]) -> ConsumerMessage:
         message = self._to_message(tp, records[-1])

@@ -8,6 +8,7 @@ and all of the partition is written again.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
@@ -33,13 +34,14 @@ class Shelf:
         self._circuit = Circuit(client, clock, "writing windows")
         self._worker = worker
         self._version = version
+        self._process = uuid.uuid4().hex
         self._marks: dict[int, bytes] = {}
         self.restored = 0
         """Entities that were written though nothing had changed of them."""
 
     async def show(self, partition: int, at: int, changed: Mapping[bytes, bytes], everything: Everything) -> bool:
         """Write what changed by the records up to offset `at`; whether the copy is whole."""
-        mark = str(at).encode()
+        mark = f"{self._process}:{at}".encode()
         known = self._marks.pop(partition, None)
         if known is not None:
             before = self._circuit.call(lambda client: self._write(client, partition, changed.items(), mark))
@@ -59,10 +61,10 @@ class Shelf:
             self._marks.pop(partition, None)
 
     async def _rebuild(self, partition: int, mark: bytes, everything: Everything) -> bool:
-        left = iter(everything())
+        left, half = iter(everything()), f"{self._process}:half".encode()  # whoever has the partition now sees it
         written = 0
         while chunk := list(islice(left, CHUNK)):
-            if self._circuit.call(lambda client, chunk=chunk: self._write(client, partition, chunk, None)) is None:  # type: ignore[misc]
+            if self._circuit.call(lambda client, chunk=chunk: self._write(client, partition, chunk, half)) is None:  # type: ignore[misc]
                 return False
             written += len(chunk)
             await asyncio.sleep(0)  # there may be millions
@@ -73,16 +75,14 @@ class Shelf:
         return True
 
     def _write(
-        self, client: redis.Redis, partition: int, entities: Iterable[tuple[bytes, bytes]], mark: bytes | None
+        self, client: redis.Redis, partition: int, entities: Iterable[tuple[bytes, bytes]], mark: bytes
     ) -> tuple[bytes | None]:
-        """What the mark was before, if there is one to be set."""
-        pipeline = client.pipeline(transaction=False)
+        """Values and mark, all or nothing; what the mark was before."""
+        pipeline = client.pipeline(transaction=True)
         for entity, value in entities:
             pipeline.set(self._key(partition, entity), value)
-        if mark is not None:
-            pipeline.set(f"streamer:windows-mark:{self._worker}.{self._version}:{partition}", mark, get=True)
-        answers = pipeline.execute()
-        return (answers[-1] if mark is not None else None,)
+        pipeline.set(f"streamer:windows-mark:{self._worker}.{self._version}:{partition}", mark, get=True)
+        return (pipeline.execute()[-1],)
 
     def _key(self, partition: int, entity: bytes) -> bytes:
         return entity_key(self._worker, self._version, partition, entity.decode(errors="surrogatepass"))

@@ -88,7 +88,11 @@ def test_ids_are_forgotten_after_days_and_never_pile_up() -> None:
     assert len(found.seen) == 1
     for offset in range(2 * IDS_MAX):
         entities.take(found, ping(f"many-{offset}", 24 * DAYS + offset / 50), offset + 2)
-    assert sum(map(len, found.seen.values())) <= IDS_MAX + 24 * 50, "the newest day is kept whole"
+    assert sum(map(len, found.seen.values())) == IDS_MAX
+    assert (
+        entities.take(found, ping(f"many-{2 * IDS_MAX - 1}", 24 * DAYS + (2 * IDS_MAX - 1) / 50), 9_999)
+        is Verdict.REPEATED
+    )
 
 
 def test_what_fails_on_an_event_changes_nothing() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from faust.types import TP
 
 from streamer.codec import Identity, JsonCodec
 from streamer.entities import Entities, Kept, decode, encode, time_of
-from streamer.errors import BadConfig, Internal
+from streamer.errors import BadConfig, Internal, Temporary
 from streamer.features import WindowFeatures, entity_key
 from streamer.ledger import Lane
 from streamer.panes import Entity
@@ -26,7 +27,9 @@ from streamer.windows import running
 from streamer.windows.blocks import Consumer
 from streamer.windows.credentials import credentials
 from streamer.windows.keeper import Keeper
+from streamer.windows.service import build
 from streamer.windows.shelf import CHUNK, Shelf
+from streamer.windows.table import Table
 from tests.echo import Counting, Echo, Ping, ping
 
 ENTITIES = Entities(Counting.windows)
@@ -286,3 +289,57 @@ def test_without_redis_the_event_itself_is_known() -> None:
     item = Item(record, Lane(0), event=ping(1), entity="one")
     assert store.read_many([item]) == []
     assert item.features["pings_7d"] == 1
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    app = build("g", {"bootstrap.servers": "127.0.0.1:1"}, tmp_path, 1)
+    app.finalize()
+    app._create_directories()
+    return Table(app, name="entities", key_type=bytes, value_type=bytes, options={"driver": "rocksdict"})
+
+
+def change(table: Table, offset: int, key: str, kept: int) -> Any:
+    """A record of the changelog: an entity as it was after the source's record `kept`."""
+    value = encode(Kept(kept))
+    tp = TP(table.changelog_topic_name, 0)
+    return SimpleNamespace(
+        message=SimpleNamespace(tp=tp, partition=0, offset=offset, key=b"e" + key.encode(), value=value)
+    )
+
+
+def test_what_a_process_wrote_that_was_thought_dead_does_not_win_in_a_recovery(table: Table) -> None:
+    table.apply_changelog_batch([change(table, 0, "a", 5), change(table, 1, "b", 6), change(table, 2, "a", 3)])
+    table.apply_changelog_batch([change(table, 3, "b", 4), change(table, 4, "c", 9)])
+    found = {key: decode(value).offset for key, value in table.everything(0)}
+    assert found == {b"a": 5, b"b": 6, b"c": 9}
+    assert table.persisted_offset(TP(table.changelog_topic_name, 0)) == 4
+
+
+class Sender:
+    """A producer whose records land where the test says."""
+
+    def __init__(self, *offsets: int) -> None:
+        self._offsets = list(offsets)
+
+    async def send(self, topic: str, **record: Any) -> Any:
+        landed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        landed.set_result(SimpleNamespace(offset=self._offsets.pop(0)))
+        return landed
+
+
+def test_who_is_not_alone_in_the_changelog_starts_again(table: Table) -> None:
+    table.app.producer = Sender(0, 1, 3)  # type: ignore[assignment]
+    asyncio.run(table.write(0, {b"a": b"1"}))
+    asyncio.run(table.write(0, {b"a": b"2"}))
+    with pytest.raises(Temporary, match="another process writes"):
+        asyncio.run(table.write(0, {b"a": b"3"}))
+    assert table.load(0, b"a") == b"2"
+
+
+def test_an_entity_may_be_called_like_what_faust_keeps(table: Table) -> None:
+    table.app.producer = Sender(0, 1)  # type: ignore[assignment]
+    asyncio.run(table.write(0, {b"__faust\0offset__": b"1"}))
+    assert table.load(0, b"__faust\0offset__") == b"1"
+    assert table.persisted_offset(TP(table.changelog_topic_name, 0)) == 0
+    assert list(table.everything(0)) == [(b"__faust\0offset__", b"1")]
