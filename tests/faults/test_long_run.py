@@ -320,6 +320,24 @@ def test_a_flat_line_does_not_grow_and_a_leak_does():
     assert grown(samples(0.0, fds=4)) == ["fds"]
 
 
+def lasting(seed: int) -> np.ndarray:
+    """0 or 1 at each sample, changed every three minutes or so: a connection that is there, or not."""
+    chance = np.random.default_rng(seed)
+    return np.cumsum(chance.random(720) < 5 / 180) % 2
+
+
+def test_what_comes_and_goes_for_minutes_does_not_grow_and_hides_no_leak():
+    flat = samples(0.0)
+    leak = samples(12.0)
+    found = missed = 0
+    for seed in range(200):
+        states = lasting(seed)
+        found += grown([row._replace(fds=33 + 5 * int(on)) for row, on in zip(flat, states, strict=True)]) != []
+        missed += grown([row._replace(rss_mb=row.rss_mb + 3 * on) for row, on in zip(leak, states, strict=True)]) == []
+    assert found <= 10, "with every sample for evidence of its own it was one in five"
+    assert missed <= 10
+
+
 def test_memory_that_fills_during_the_warm_up_is_no_leak():
     rows = [sample._replace(rss_mb=min(sample.rss_mb, 200 + sample.at_s / 5)) for sample in samples(0.0)]
     assert grown(rows) == []
