@@ -24,6 +24,11 @@ def names() -> list[str]:
     return sorted(_installed())
 
 
+def without_windows() -> list[str]:
+    """Those of them that need no `streamer windows` beside them."""
+    return [name for name in names() if not find(name).windows]
+
+
 def find(wanted: str) -> type[Worker[Any, Any]]:
     """The worker class that `wanted` names.
 

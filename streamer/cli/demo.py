@@ -32,7 +32,8 @@ def demo(
 ) -> None:
     """Answer a stream of invented events on this machine and account for every one.
 
-    Starts a broker, a cache and every installed worker; needs nothing else. Some events are broken on purpose.
+    Starts a broker, a cache and every installed worker but those with windows; needs nothing else. Some events are
+    broken on purpose.
     Ctrl-C stops and sums up, a second one leaves at once.
 
     Example: streamer demo --seconds 30 --rate 500

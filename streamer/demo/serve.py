@@ -58,5 +58,5 @@ def _made(client: Consumer, topic: str) -> list[int]:
         if found.error is None and found.partitions:
             return list(found.partitions)
         time.sleep(0.1)  # a broker says at first that a topic it has just made has no leader
-    workers = " ".join(registry.names())
+    workers = " ".join(registry.without_windows())
     raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {workers}")

@@ -55,7 +55,7 @@ def test_demo_accounts_for_every_event_on_its_own_broker() -> None:
 
 
 def test_demo_accounts_for_every_event_on_real_kafka(kafka: Kafka) -> None:
-    topics = ["topics", "apply", "lead-scoring", "ticket-routing"]  # this broker makes none by itself
+    topics = ["topics", "apply", "lead-scoring", "sales-forecast", "ticket-routing"]  # this broker makes none by itself
     subprocess.run([*STREAMER, *topics, "--set", f"kafka.bootstrap_servers={kafka.bootstrap}"], check=True)
     summary = summary_of(demo("--seconds", "5", "--rate", "100", "--json", "--bootstrap", kafka.bootstrap))
     check(summary)
