@@ -199,6 +199,7 @@ def test_redis_shows_what_the_records_say_and_gets_it_again_when_it_is_lost(wind
     assert process.wait(30) == 0, windows.log()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(windows: Windows) -> None:
     chance = random.Random(2)
     written = 0
@@ -214,6 +215,7 @@ def test_a_process_that_is_killed_again_and_again_loses_and_doubles_nothing(wind
     windows.wait()
 
 
+@pytest.mark.slow
 def test_two_share_the_partitions_and_one_takes_over(windows: Windows) -> None:
     chance = random.Random(3)
     processes = [windows.start(), windows.start()]
