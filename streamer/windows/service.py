@@ -31,6 +31,7 @@ BLOCK_MAX = 2_000
 LOOK_S = 1.0
 """How often Redis is asked whether it still has what was written, where no records come."""
 COMMIT_S = 1.0
+LINGER_S = 0.005
 SESSION_MS = 6_000
 """Of a process that says nothing any more its partitions are then given to others."""
 
@@ -60,7 +61,7 @@ def build(group: str, client: Mapping[str, str], folder: Path, partitions: int) 
         broker_commit_interval=COMMIT_S,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
-        producer_linger=5,
+        producer_linger=LINGER_S,
         store="rocksdb://",
         datadir=str(folder),
         topic_partitions=partitions,
