@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas import Event
+from streamer.entities import AsOf
 from streamer.records import Item, Message
+from streamer.worker import Features
 
 SHARES = 1 << 16
 SPREAD = 40_503
@@ -18,19 +21,30 @@ class FeatureLog:
         self._worker = worker
         self._topic = topic
         self._below = round(share * SHARES)
-        self._encode = msgspec.json.Encoder().encode
 
     def of(self, item: Item) -> list[Message]:
         """What is published beside the prediction of an item: a `schemas.UsedFeatures`, or nothing."""
         record = item.record
         if (record.offset * SPREAD + record.partition) % SHARES >= self._below:
             return []
-        source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        said = {
-            "prediction_id": f"{self._worker}/{record.topic}/{record.partition}/{record.offset}",
-            "event_id": item.event.event_id,
-            "source": source,
-            "features_as_of": {"offset": item.as_of.offset, "time_ms": item.as_of.time_ms},
-            "features": dict(item.features),
+        value = used(
+            self._worker, (record.topic, record.partition, record.offset), item.event, item.features, item.as_of
+        )
+        return [Message(self._topic, record.partition, record.key, value, [])]
+
+
+def used(worker: str, source: tuple[str, int, int], event: Event, features: Features, as_of: AsOf) -> bytes:
+    """A `schemas.UsedFeatures` as JSON; `source` is topic, partition and offset of the event's record."""
+    topic, partition, offset = source
+    return _ENCODER.encode(
+        {
+            "prediction_id": f"{worker}/{topic}/{partition}/{offset}",
+            "event_id": event.event_id,
+            "source": {"topic": topic, "partition": partition, "offset": offset},
+            "features_as_of": as_of,
+            "features": features,
         }
-        return [Message(self._topic, record.partition, record.key, self._encode(said), [])]
+    )
+
+
+_ENCODER = msgspec.json.Encoder()

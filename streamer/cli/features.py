@@ -13,17 +13,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from schemas import FeaturesAsOf, Source, UsedFeatures, used_features
+from schemas import UsedFeatures, used_features
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, progress, settings
 from streamer.cli.run import WorkerName
 from streamer.clock import SystemClock
 from streamer.errors import Usage
+from streamer.feature_log import used
 from streamer.rights import needs
 from streamer.settings import Settings
 
 if TYPE_CHECKING:  # they bring the worker's world, for which --help need not wait
-    from streamer.made_again import Made, Seen
+    from streamer.made_again import Seen
     from streamer.records import Record
 
 CHUNK = 1_000
@@ -75,7 +76,8 @@ def backfill(
     with _written(out) as lines, progress() as bar:
         task = bar.add_task("events", total=None)
         for one in made:
-            lines.write(_line(found, one) + "\n")
+            value = used(found.name, (found.source, *one.seen.place), one.seen.event, one.features, one.as_of)
+            lines.write(value.decode() + "\n")
             bar.advance(task)
 
 
@@ -90,17 +92,6 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
     with half.open("w", encoding="utf-8") as lines:
         yield lines
     half.replace(out)
-
-
-def _line(worker: Any, made: Made) -> str:
-    partition, offset = made.seen.place
-    return UsedFeatures(
-        prediction_id=f"{worker.name}/{worker.source}/{partition}/{offset}",
-        event_id=made.seen.event.event_id,
-        source=Source(topic=worker.source, partition=partition, offset=offset),
-        features_as_of=FeaturesAsOf(offset=made.as_of.offset, time_ms=made.as_of.time_ms),
-        features=dict(made.features),
-    ).model_dump_json()
 
 
 def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[Seen]:
