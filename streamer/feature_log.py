@@ -42,7 +42,7 @@ def used(worker: str, source: tuple[str, int, int], event: Event, features: Feat
             "event_id": event.event_id,
             "source": {"topic": topic, "partition": partition, "offset": offset},
             "features_as_of": as_of,
-            "features": features,
+            "features": dict(features),  # also of what reads none, whose features are a read-only view
         }
     )
 
