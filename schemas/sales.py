@@ -66,17 +66,17 @@ class InvoiceLine(BaseModel):
 
 
 class InvoiceEvent(Event):
-    """An invoice, or a cancellation, of a customer who is known; keyed by the customer."""
+    """An invoice, or a cancellation; keyed by the customer, or of one who is not known by itself."""
 
     topic: ClassVar[str] = "sales.invoices.events.v1"
 
     invoice_id: Identifier
-    customer_id: Annotated[Identifier, Pii()]
+    customer_id: Annotated[Identifier | None, Pii()] = None
     lines: Annotated[tuple[InvoiceLine, ...], Field(min_length=1, max_length=10_000)]
 
     @property
     def key(self) -> str:
-        return self.customer_id
+        return self.customer_id or self.invoice_id
 
 
 class PurchasePropensity(BaseModel):

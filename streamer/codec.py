@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
 from schemas import dead_letters
-from streamer import derive, encryption, headers, pii
+from streamer import headers
 from streamer.clock import Clock
-from streamer.derive import WHOLE_MAX
 from streamer.encryption import Cipher
-from streamer.errors import Reason, Reject
+from streamer.errors import Reason
+from streamer.event_reader import EventReader
 from streamer.feature_log import FeatureLog
-from streamer.json_limits import LIST, TABLE, exceeded, shallow
 from streamer.records import Headers, Item, Message, Predicted, Record, Rejected
 from streamer.worker import Worker
 
@@ -50,16 +48,9 @@ class JsonCodec:
         cipher: Cipher | None = None,
         features: FeatureLog | None = None,
     ) -> None:
-        self._validate: Callable[[bytes], Any] = worker.event.__pydantic_validator__.validate_json
-        within = _within_limits(self._validate)
-        self._read = derive.decoder(worker.event) or derive.Decoder(within, within)
+        self._reader = EventReader(worker.event, bytes_max, cipher)
         self._cipher = cipher
         self._features = features
-        if cipher is not None:
-            careful = _opening(cipher, self._read.careful)  # what was opened may be longer than it looked
-            self._read = derive.Decoder(careful, careful)
-            self._validate = _opening(cipher, self._validate)
-        self._fields = pii.field_names(worker.event)
         self._target = worker.target
         self._dead_letters = dead_letters(worker.source)
         self._identity = identity
@@ -70,29 +61,7 @@ class JsonCodec:
 
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
         """Fill in each item's `event`; those that have none, and why."""
-        (plain, careful), bytes_max = self._read, self._bytes_max
-        nested, doubtful = [], []
-        for item in items:
-            record = item.record
-            value = record.value
-            if value is not None and record.key and len(value) <= bytes_max:
-                try:
-                    if len(value) > WHOLE_MAX or not value.isascii():
-                        item.event = careful(value)
-                    elif LIST in value or value.rfind(TABLE) > 0:
-                        nested.append((item, value))  # how deep is quicker told of all together
-                    else:
-                        item.event = plain(value)
-                    continue
-                except Exception:  # noqa: S110 - pydantic has the last word, below
-                    pass
-            doubtful.append(item)
-        for (item, value), flat in zip(nested, shallow([value for _, value in nested]), strict=True):
-            try:
-                item.event = plain(value) if flat else careful(value)
-            except Exception:
-                doubtful.append(item)
-        return [(item, rejected) for item in doubtful if (rejected := self._decode(item))]
+        return self._reader.decode_many(items)
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:
         """The messages of settled items, in order; a skipped one has none."""
@@ -124,40 +93,6 @@ class JsonCodec:
             if isinstance(outcome, Rejected):
                 messages.append(self._dead_letter(record, outcome))
         return messages
-
-    def _decode(self, item: Item) -> Rejected | None:
-        record = item.record
-        if record.value is None:
-            return Rejected(Reason.TOMBSTONE, "the record has no value", "Reject")
-        if not record.key:
-            return Rejected(Reason.NO_KEY, "the record has no key, so it has no place in any order", "Reject")
-        if len(record.value) > self._bytes_max:
-            return Rejected(Reason.TOO_LARGE, f"the value has {len(record.value)} bytes", "Reject")
-        try:
-            event = self._validate(record.value)
-        except ValidationError as error:
-            return self._invalid(error, record.value)
-        except Reject as error:
-            return Rejected(error.reason, error.message, type(error).__name__)
-        except Exception as error:  # a validator of the event's model raised what pydantic does not catch
-            name = type(error).__name__
-            return Rejected(Reason.INVALID, f"the event's model raised {name}", name)
-        value = record.value if self._cipher is None else self._cipher.open(record.value)
-        if limit := exceeded(value, event):
-            return Rejected(*limit, "Reject")
-        item.event = event
-        return None
-
-    def _invalid(self, error: ValidationError, value: bytes) -> Rejected:
-        if self._cipher is None and encryption.holds_sealed(value):
-            return Rejected(Reason.NOT_DECRYPTED, "it is encrypted: set encryption.keys_file", "Reject")
-        if self._cipher is not None and encryption.holds_sealed(self._cipher.open(value)):
-            return Rejected(Reason.NOT_DECRYPTED, "a field is encrypted that is not tagged as personal data", "Reject")
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        reason = Reason.NOT_JSON if first["type"] == "json_invalid" else Reason.INVALID
-        if "recursion limit" in first["msg"]:
-            reason = Reason.TOO_DEEP
-        return Rejected(reason, pii.described(error, self._fields), type(error).__name__)
 
     def _form(self, record: Record) -> bytes:
         """`schemas.Prediction` of this partition, with places for what differs between its records: a struct with
@@ -211,20 +146,6 @@ class JsonCodec:
             value=value,
             headers=original + [(name, text.encode()) for name, text in said],
         )
-
-
-def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def within(value: bytes) -> Any:
-        event = read(value)
-        if exceeded(value, event):
-            raise ValueError("beyond a limit")  # which one, is found out again when it is told
-        return event
-
-    return within
-
-
-def _opening(cipher: Cipher, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    return lambda value: read(cipher.open(value))
 
 
 def _literal(text: bytes) -> bytes:

@@ -98,6 +98,11 @@ def changelog(group: str, version: str) -> str:
     return windows_group(group, version) + CHANGELOG
 
 
+def days_group(group: str) -> str:
+    """The group, and the transactional id, of the process that tells a worker whose own group this is of days."""
+    return f"{group}.days"
+
+
 def time_of(event: Event) -> int:
     """When it happened, in milliseconds since 1970."""
     return round(event.occurred_at.timestamp() * 1000)

@@ -229,3 +229,37 @@ class WindowMetrics:
     def text(self) -> bytes:
         """All metrics as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class DayMetrics:
+    """What the process that tells a worker of days says of itself."""
+
+    def __init__(self, worker: str, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._worker = worker
+        self._records = Counter(
+            "streamer_days_records",
+            "Records by what came of them: taken, repeated (of an id), late, future, unreadable",
+            ["worker", "verdict"],
+            registry=registry,
+        )
+        self._events = Counter(
+            "streamer_days_events", "Events of days that are over", ["worker"], registry=registry
+        ).labels(worker)
+        self._told = Gauge(
+            "streamer_days_told_timestamp_seconds", "End of the last day that was told", ["worker"], registry=registry
+        ).labels(worker)
+
+    def records(self, verdicts: Mapping[str, int]) -> None:
+        """Records were taken in."""
+        for verdict, count in verdicts.items():
+            self._records.labels(self._worker, verdict).inc(count)
+
+    def told(self, end_s: float, events: int) -> None:
+        """A day that ended at `end_s` (seconds since 1970) has been told, in so many events."""
+        self._told.set(end_s)
+        self._events.inc(events)
+
+    def text(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self._registry)

@@ -13,6 +13,7 @@ from schemas import Event
 if TYPE_CHECKING:  # so that finding a worker's name does not wait for torch
     import torch
 
+    from streamer.days import Days
     from streamer.models import Model
     from streamer.panes import Window
 
@@ -38,6 +39,7 @@ class Worker(Generic[E, P]):
     `example`  one valid event: the warm-up and `streamer check` run it through the whole path
     `model`    the folder below `models.dir` that holds its versions; empty for a worker without files
     `windows`  what `streamer windows` counts over its events, by `feature_key`: those are then its features
+    `days`     what `streamer days` makes the source topic of, where that is other events' days that are over
     `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch
                sizes give, and replay it without a call of it: nothing in it may depend on values, and `encode` must
                pad lengths to a few (say the next of `streamer.batcher.BUCKETS`), or no shape comes again
@@ -51,6 +53,7 @@ class Worker(Generic[E, P]):
     example: ClassVar[Event]
     model: ClassVar[str] = ""
     windows: ClassVar[Sequence[Window]] = ()
+    days: ClassVar[Days | None] = None
     graphs: ClassVar[bool] = False
 
     def load(self, model: Model, device: torch.device) -> None:

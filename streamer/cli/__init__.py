@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from streamer.cli import bench, check, demo, features, lag, models, produce, replay, run, schema, tail, topics, windows
+from streamer.cli import (
+    bench,
+    check,
+    days,
+    demo,
+    features,
+    lag,
+    models,
+    produce,
+    replay,
+    run,
+    schema,
+    tail,
+    topics,
+    windows,
+)
 from streamer.errors import Exit
 
 app = typer.Typer(
@@ -19,6 +34,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("windows")(windows.windows)
+app.command("days")(days.days)
 app.command("check")(check.check)
 app.add_typer(topics.app, name="topics")
 app.command("produce")(produce.produce)

@@ -17,7 +17,6 @@ from schemas import UsedFeatures, used_features
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, progress, settings
 from streamer.cli.run import WorkerName
-from streamer.clock import SystemClock
 from streamer.errors import Usage
 from streamer.feature_log import used
 from streamer.rights import needs
@@ -97,15 +96,15 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
 def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[Seen]:
     """The events among records, and whose they are; as the windows read them."""
     from streamer import encryption
-    from streamer.codec import Identity, JsonCodec
+    from streamer.event_reader import EventReader
     from streamer.ledger import Lane
     from streamer.made_again import Seen
     from streamer.records import Item
 
     keys = encryption.cipher(chosen.encryption.keys_file, worker.event, worker.source)
-    codec = JsonCodec(worker, Identity(worker.name, "", "", ""), SystemClock(), chosen.limits.record_bytes_max, keys)
+    reader = EventReader(worker.event, chosen.limits.record_bytes_max, keys)
     while items := [Item(record, Lane(record.partition)) for record in islice(records, CHUNK)]:
-        broken = {id(item) for item, _ in codec.decode_many(items)}
+        broken = {id(item) for item, _ in reader.decode_many(items)}
         for item in items:
             if id(item) in broken:
                 continue

@@ -94,12 +94,14 @@ def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | 
 
 
 def _topics(worker: type[Worker[Any, Any]], chosen: Settings) -> list[str]:
-    """What a worker reads, what it writes, and what its windows keep."""
+    """What a worker reads, what it writes, what its windows keep, and what its days are made of."""
     topics = [worker.source, worker.target, dead_letters(worker.source)]
     if worker.windows:
         topics.append(changelog(chosen.kafka.group(worker.name), Entities(worker.windows).version))
         if chosen.features.log_share:
             topics.append(used_features(worker.target))
+    if worker.days is not None:
+        topics.append(worker.days.event.topic)
     return topics
 
 

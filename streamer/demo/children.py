@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -181,5 +182,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 if __name__ == "__main__":  # as a Program: one that is not ours, whose arguments these are, on the same leash
-    _kill_group_after(sys.stdin.buffer.read)
-    sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr))  # noqa: S603
+    _kill_group_after(partial(os.read, 0, 1))  # without a buffer, whose lock would be in use when Python ends
+    _process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
+    signal.signal(signal.SIGTERM, lambda number, frame: _process.terminate())
+    sys.exit(_process.wait())

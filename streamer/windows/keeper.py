@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from streamer.entities import Entities, Kept, Verdict, decode, encode
+from streamer.event_reader import EventReader
 from streamer.ledger import Lane
-from streamer.ports import Codec
 from streamer.records import Item, Record
 from streamer.worker import Worker
 
@@ -32,16 +32,16 @@ class Taken(NamedTuple):
 class Keeper:
     """Decodes records as the worker does, and lets their events change what is kept of their entities."""
 
-    def __init__(self, worker: Worker[Any, Any], entities: Entities, codec: Codec) -> None:
+    def __init__(self, worker: Worker[Any, Any], entities: Entities, reader: EventReader) -> None:
         self._worker = worker
         self._entities = entities
-        self._codec = codec
+        self._reader = reader
 
     def take(self, records: Sequence[Record], load: Load) -> Taken:
         """Take in records of one partition in order."""
         counts: Counter[str] = Counter()
         items = [Item(record, Lane(record.partition)) for record in records]
-        unreadable = {id(item) for item, _ in self._codec.decode_many(items)}
+        unreadable = {id(item) for item, _ in self._reader.decode_many(items)}
         counts[UNREADABLE] += len(unreadable)
         kept: dict[bytes, Kept] = {}
         changed: set[bytes] = set()

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from schemas.pii import tags
 from streamer import encryption, slot
 from streamer.clock import SystemClock
-from streamer.codec import Identity, JsonCodec
 from streamer.config import client_config
 from streamer.entities import Entities, windows_group
 from streamer.errors import BadConfig, Exit, Internal
+from streamer.event_reader import EventReader
 from streamer.health import Health, HealthServer
 from streamer.log import keep_out
 from streamer.metrics import WindowMetrics
@@ -64,7 +64,7 @@ def run(settings: Settings, worker: Worker[Any, Any], partitions: int) -> None:
     keep_out(tags(worker.event).names())
     group = windows_group(settings.kafka.group(worker.name), entities.version)
     keys = encryption.cipher(settings.encryption.keys_file, worker.event, worker.source)
-    codec = JsonCodec(worker, Identity(worker.name, "", "", group), clock, settings.limits.record_bytes_max, keys)
+    keeper = Keeper(worker, entities, EventReader(worker.event, settings.limits.record_bytes_max, keys))
     folder = slot.file(group, f"{settings.kafka.slot or slot.take(group)}.tables")
     shelf = Shelf(
         connect(settings.cache.url.get_secret_value(), REDIS_TIMEOUT_MS), worker.name, entities.version, clock
@@ -72,7 +72,7 @@ def run(settings: Settings, worker: Worker[Any, Any], partitions: int) -> None:
 
     async def serve() -> None:
         app = build(group, client_config(settings), folder, partitions)
-        service = Service(app, worker.source, Keeper(worker, entities, codec), shelf, metrics, health, settings.drain_s)
+        service = Service(app, worker.source, keeper, shelf, metrics, health, settings.drain_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, service.stop)
         health.warm()

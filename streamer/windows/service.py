@@ -10,11 +10,11 @@ from typing import Any
 import faust
 import structlog
 from aiokafka.errors import KafkaError
-from faust.exceptions import ProducerSendError
+from faust.exceptions import ConsistencyError, ProducerSendError
 from faust.types import TP
 
 from streamer.entities import TABLE
-from streamer.errors import Exit, Internal, Temporary
+from streamer.errors import BadData, Exit, Internal, Temporary
 from streamer.health import Health
 from streamer.metrics import WindowMetrics
 from streamer.records import Record
@@ -120,6 +120,11 @@ class Service:
         failure = self._failure or self._app.crash_reason
         if isinstance(failure, Exit):
             raise failure
+        if isinstance(failure, ConsistencyError):
+            raise BadData(
+                f"windows: the tables in {self._app.conf.datadir} are ahead of their changelog topic. If the topic was "
+                "made anew, delete that folder; if the broker has lost records, they hold what it lost"
+            )
         if isinstance(failure, KafkaError | ProducerSendError):
             raise Temporary(
                 f"windows: the broker is away, or refuses: {type(failure).__name__}; start it again"

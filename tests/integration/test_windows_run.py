@@ -21,10 +21,11 @@ import pytest
 import redis
 
 from schemas import UsedFeatures, used_features
-from streamer.entities import Entities, Kept, decode, encode
+from streamer.entities import Entities, Kept, changelog, decode, encode
 from streamer.features import entity_key
 from tests.echo import Counting, Ping, ping
 from tests.services import Kafka, Redis, create_topic, produce_many, read_topic, unique
+from tests.services.admin import admin_of
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
@@ -197,6 +198,11 @@ def test_redis_shows_what_the_records_say_and_gets_it_again_when_it_is_lost(wind
     windows.wait(10)
     process.terminate()
     assert process.wait(30) == 0, windows.log()
+    topic = changelog(f"streamer-{windows.name}", ENTITIES.version)
+    admin_of(windows.kafka.bootstrap).delete_topics([topic])[topic].result(20)
+    windows.call("topics", "apply")
+    assert windows.start().wait(60) == 65, windows.log()
+    assert "delete that folder" in windows.log(), "who made the topic anew is told what is left of the old one"
 
 
 @pytest.mark.slow

@@ -337,7 +337,9 @@ def test_without_keys_the_path_of_an_event_does_not_look_for_seals(monkeypatch: 
     plain = codec(None)
     item = Item(Record(Person.topic, 0, 7, b"a", as_json().encode(), None, 0), Lane(0))
     assert plain.decode_many([item]) == []
-    assert plain._validate == Indiscreet.event.__pydantic_validator__.validate_json, "nothing is wrapped around it"
+    assert plain._reader._validate == Indiscreet.event.__pydantic_validator__.validate_json, (
+        "nothing is wrapped around it"
+    )
 
 
 # Dead letters, and back

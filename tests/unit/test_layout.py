@@ -24,7 +24,7 @@ ENGINE = [
         "log",
         "metrics",
     ],
-    ["derive", "manifest", "signatures", "models", "worker", "panes", "entities", "ports"],
+    ["derive", "event_reader", "manifest", "signatures", "models", "worker", "panes", "entities", "days", "ports"],
     ["feature_log", "made_again", "codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     [
         "rights",

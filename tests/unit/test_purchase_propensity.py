@@ -40,18 +40,23 @@ def row(found: Examples, number: int) -> dict[str, float]:
     return dict(zip(NAMES, found.features[number].tolist(), strict=True))
 
 
-def test_lines_of_a_known_customer_become_invoices_by_time(tmp_path: Path) -> None:
+def test_lines_become_invoices_by_time(tmp_path: Path) -> None:
     path = tmp_path / "online_retail.csv"
     path.write_text(
         HEAD
         + "1,85123a,a,6,2010-12-01 08:26:00,2.5,17850.0,UK\n"
         + "2,71053,of nobody,6,2010-12-01 08:27:00,2.5,,UK\n"
         + "1,71053,b,2,2010-12-01 08:26:00,1.0,17850.0,UK\n"
+        + "A4,B,bad debt,1,2010-12-01 08:28:00,-9.5,,UK\n"
         + "C3,71053,b,-2,2010-12-02 08:26:00,1.0,17850.0,UK\n"
     )
-    bought, returned = load(path)
+    bought, of_nobody, returned = load(path)
     assert (bought.key, bought.invoice_id, bought.occurred_at.hour) == ("17850", "1", 8)
     assert [(line.article, line.pieces) for line in bought.lines] == [("85123A", 6), ("71053", 2)]
+    assert (of_nobody.key, of_nobody.customer_id) == ("2", None)
+    assert not PurchasePropensityWorker().accepts(of_nobody)
+    assert PurchasePropensityWorker().feature_key(of_nobody) is None
+    assert len(examples([bought, of_nobody, returned]).again) == 1
     assert (returned.invoice_id, returned.lines[0].pieces) == ("C3", -2)
 
 

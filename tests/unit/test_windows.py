@@ -14,9 +14,9 @@ import pytest
 import redis
 from faust.types import TP
 
-from streamer.codec import Identity, JsonCodec
 from streamer.entities import Entities, Kept, decode, encode, time_of
 from streamer.errors import BadConfig, Internal, Temporary
+from streamer.event_reader import EventReader
 from streamer.features import WindowFeatures, entity_key
 from streamer.ledger import Lane
 from streamer.panes import Entity
@@ -37,7 +37,7 @@ ENTITIES = Entities(Counting.windows)
 
 def keeper() -> Keeper:
     worker = Counting()
-    return Keeper(worker, ENTITIES, JsonCodec(worker, Identity("echo", "", "", "g"), ManualClock(), 100_000))
+    return Keeper(worker, ENTITIES, EventReader(worker.event, 100_000))
 
 
 def records(*values: bytes | Ping, start: int = 0) -> list[Record]:

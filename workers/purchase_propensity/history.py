@@ -45,21 +45,21 @@ class Examples:
 
 
 def load(path: Path) -> list[InvoiceEvent]:
-    """The invoices of the file by time, without those of unknown customers.
+    """The invoices of the file by time.
 
     Raises:
         FileNotFoundError: it is not there; the message says where to get it.
     """
     lines: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in read(path, "online_retail"):
-        if row["CustomerID"]:
+        if float(row["UnitPrice"]) >= 0:  # below it are bad debts that were adjusted
             lines[row["InvoiceNo"], row["CustomerID"].removesuffix(".0")].append(row)
     invoices = [
         InvoiceEvent(
             event_id=invoice,
             occurred_at=datetime.fromisoformat(rows[0]["InvoiceDate"]).replace(tzinfo=UTC),
             invoice_id=invoice,
-            customer_id=customer,
+            customer_id=customer or None,
             lines=tuple(_line(row) for row in rows),
         )
         for (invoice, customer), rows in lines.items()
@@ -72,12 +72,14 @@ def _line(row: Mapping[str, str]) -> InvoiceLine:
 
 
 def examples(invoices: Sequence[InvoiceEvent]) -> Examples:
-    """What was known at each invoice, by the windows that the stream has, and what came of it."""
+    """What was known at each invoice of a known customer, by the windows that the stream has, and what came of it."""
     entities, customers = Entities(WINDOWS), defaultdict[str, Kept](Kept)
     days: dict[str, list[int]] = defaultdict(list)
     asked: list[tuple[str, int]] = []
     features: list[list[float]] = []
     for offset, invoice in enumerate(invoices):
+        if invoice.customer_id is None:
+            continue
         known, _ = entities.known(customers[invoice.customer_id], invoice, offset)
         if bought(invoice):
             features.append([known[name] for name in NAMES])

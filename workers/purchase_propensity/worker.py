@@ -16,7 +16,8 @@ from workers.purchase_propensity.windows import WINDOWS, bought
 
 
 class PurchasePropensityWorker(Worker[InvoiceEvent, PurchasePropensity]):
-    """Says of every purchase how likely the next one is; cancellations are counted by the windows, not answered."""
+    """Says of every purchase of a known customer how likely the next one is; cancellations are counted by the windows,
+    not answered."""
 
     name = "purchase-propensity"
     source = InvoiceEvent.topic
@@ -47,11 +48,11 @@ class PurchasePropensityWorker(Worker[InvoiceEvent, PurchasePropensity]):
     def decode(self, events: Sequence[InvoiceEvent], outputs: Tensors) -> list[dict[str, Any]]:
         return [{"probability": probability} for probability in outputs["probability"].tolist()]
 
-    def feature_key(self, event: InvoiceEvent) -> str:
+    def feature_key(self, event: InvoiceEvent) -> str | None:
         return event.customer_id
 
     def accepts(self, event: InvoiceEvent) -> bool:
-        return bool(bought(event))
+        return event.customer_id is not None and bool(bought(event))
 
     def words(self, answer: PurchasePropensity) -> str:
         return f"buys again within 28 days with {answer.probability:.0%}"

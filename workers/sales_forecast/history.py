@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,9 +11,8 @@ import torch
 
 from schemas.sales import HISTORY_DAYS, HORIZON_DAYS
 from workers.datasets import read
+from workers.sales_forecast.days import ARTICLE
 
-ARTICLE = re.compile(r"\d{5}[A-Z]*")
-"""Five digits, and letters for variants; postage, discounts, fees and the like are no articles."""
 SOLD_DAYS_MIN = 20
 """On so many days an article must have sold before it is forecast."""
 ORIGINS = 6

@@ -14,6 +14,7 @@ from schemas.sales import HORIZON_DAYS
 from streamer.models import Model
 from streamer.worker import Features, Tensors, Worker
 from workers.sales_forecast import simulation
+from workers.sales_forecast.days import DAYS
 from workers.sales_forecast.model import Network, Parameters, encode
 
 LEVELS = ("low", "middle", "high")
@@ -28,6 +29,7 @@ class SalesForecast(Worker[ArticleDayEvent, ArticleForecast]):
     event = ArticleDayEvent
     answer = ArticleForecast
     model = "sales-forecast"
+    days = DAYS
     example = ArticleDayEvent(
         event_id="example",
         occurred_at=datetime(2024, 5, 2, tzinfo=UTC),

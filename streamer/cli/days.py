@@ -1,0 +1,295 @@
+"""`streamer days`: the days of entities that are over become events, each exactly once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+import typer
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from schemas import Event
+from streamer import encryption
+from streamer.cli import kafka
+from streamer.cli.common import ConfigFile, Sets, settings
+from streamer.cli.run import WorkerName
+from streamer.days import NEVER, Calendar, Days, date_of, end_of, number_of
+from streamer.entities import days_group
+from streamer.errors import BadConfig, Temporary, Unreachable
+from streamer.event_reader import EventReader
+from streamer.health import Health, HealthServer
+from streamer.ledger import Lane
+from streamer.line import STUMBLES
+from streamer.metrics import DayMetrics
+from streamer.records import Item, Record
+from streamer.rights import needs
+from streamer.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 2_000
+TRANSACTION_S = 30.0
+TIMEOUT_MS = "60000"
+"""Of a transaction: a day of a great many entities must fit."""
+IDLE_S = 30.0
+"""A partition that is read to its end and has had nothing for so long keeps no day open."""
+TARGET_PARTITIONS_MAX = 250
+"""Of so many the offsets fit into what a broker keeps beside a committed position (offset.metadata.max.bytes)."""
+FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
+UNREADABLE = "unreadable"
+"""Beside the verdicts: what the topic's own worker dead-letters."""
+
+Since = Annotated[
+    datetime | None,
+    typer.Option("--since", formats=["%Y-%m-%d"], metavar="DATE", help="Count days before it, but do not send them."),
+]
+
+
+def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: ConfigFile = None) -> None:
+    """Send a worker an event of each entity for every day that is over, until SIGTERM or Ctrl-C.
+
+    It reads all partitions of the topic that the worker's days are made of. A day is over when every partition has
+    come an hour past its end, by the events' own times (UTC). Its events and the note that it was sent are one
+    transaction: each day is sent once, whatever happens. Run one of it: a second one takes over from the first.
+
+    Example: streamer days sales-forecast --since 2026-01-01
+    """
+    chosen = settings(config, sets)
+    from streamer import log as logs
+    from streamer import registry
+
+    logs.configure(chosen.log.level, chosen.log.format)
+    found = registry.find(worker)()
+    if found.days is None:
+        raise BadConfig(f"{found.name} declares no days; give its class `days = Days(...)`, or leave this process out")
+    health, metrics = Health(), DayMetrics(found.name, CollectorRegistry())
+    server = HealthServer(chosen.http.host, chosen.http.port, health, metrics.text)
+    server.start()
+    first = NEVER if since is None else number_of(since.date())
+    session = _Session(chosen, days_group(chosen.kafka.group(found.name)), found.days, found.source, first, metrics)
+    try:
+        with _stopping() as stopping:
+            health.warm()
+            health.assigned()
+            log.info("days begin", told=session.told(), http_port=server.port)
+            session.run(stopping, health)
+    finally:
+        session.close()
+        server.close()
+    log.info("stopped", told=session.told())
+
+
+class _Note(msgspec.Struct):
+    """What is kept beside the positions: the last day that was told, and where in each partition of the target its
+    events begin; None where it has none."""
+
+    told: int = NEVER
+    at: list[int | None] = []
+
+
+class _Session:
+    """One process that reads, and tells."""
+
+    def __init__(self, chosen: Settings, name: str, days: Days, target: str, since: int, metrics: DayMetrics) -> None:
+        self._settings = chosen
+        self._name = name
+        self._days = days
+        self._target = target
+        self._since = since
+        self._metrics = metrics
+        keys = encryption.cipher(chosen.encryption.keys_file, days.event, days.event.topic)
+        self._reader = EventReader(days.event, chosen.limits.record_bytes_max, keys)
+        self._ended: dict[int, float] = {}
+        self._sent_at: dict[int, int] = {}
+        self._failed: list[str] = []
+        self._consumer = kafka.consumer(chosen, name)
+        needed = (
+            *(needs("READ", "topic", topic) for topic in (days.event.topic, target)),
+            needs("READ", "group", name),
+            needs("WRITE", "transactional id", name),
+        )
+        with kafka.explained(self._consumer, chosen, *needed):
+            self._partitions = kafka.partitions(self._consumer, chosen, days.event.topic, "READ")
+            self._target_count = len(kafka.partitions(self._consumer, chosen, target, "WRITE"))
+            if self._target_count > TARGET_PARTITIONS_MAX:
+                raise BadConfig(
+                    f"{target} has {self._target_count} partitions, where {TARGET_PARTITIONS_MAX} are the most"
+                )
+            # First of all: it ends what a predecessor has left open, and the predecessor too.
+            self._producer = kafka.producer(chosen, transactional_id=name, transaction_timeout_ms=TIMEOUT_MS)
+            self._producer.init_transactions(TRANSACTION_S)
+            self._calendar, self._position = self._resumed()
+            self._consumer.assign([self._at(p, offset) for p, offset in self._position.items()])
+
+    def told(self) -> str | None:
+        """The last day that has been told, for people."""
+        return None if self._calendar.told == NEVER else str(date_of(self._calendar.told))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def run(self, stopping: threading.Event, health: Health) -> None:
+        """Read and tell until it is to stop.
+
+        Raises:
+            Exit: it cannot go on. What was not told is read again by whoever is started next.
+        """
+        while not stopping.is_set():
+            health.beat()
+            self._take(self._consumer.consume(CHUNK, 0.5))
+            for day in self._calendar.over(self._idle()):
+                if day >= self._since:
+                    self._tell(day)
+                self._calendar.close(day)
+                health.beat()
+
+    def _resumed(self) -> tuple[Calendar, dict[int, int]]:
+        """What a predecessor knew and where it was; else the beginning."""
+        noted = kafka.committed(self._consumer, self._days.event.topic, self._partitions)
+        notes = [msgspec.json.decode(tp.metadata, type=_Note) for tp in noted if tp.offset >= 0 and tp.metadata]
+        last = max(notes, key=lambda note: note.told, default=_Note())
+        calendar = Calendar(self._days, self._partitions, last.told)
+        for event in self._told_last({p: offset for p, offset in enumerate(last.at) if offset is not None}):
+            calendar.restore(event)
+        return calendar, {tp.partition: tp.offset if tp.offset >= 0 else OFFSET_BEGINNING for tp in noted}
+
+    def _told_last(self, at: dict[int, int]) -> Iterator[Event]:
+        """The events of the last day that was told, from where they begin."""
+        model = type(self._days.told("example", date_of(0), [0] * self._days.history))
+        left = set(at)
+        for partition, offset in at.items():
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._target, partition), kafka.TIMEOUT_S)
+            if offset < low:
+                raise Unreachable(
+                    f"{self._target}/{partition} has lost the last day, which is what goes on from here; set "
+                    "kafka.group_id to another name to count from the start again, with --since after that day"
+                )
+        self._consumer.assign([TopicPartition(self._target, partition, offset) for partition, offset in at.items()])
+        heard = time.monotonic()
+        while left:
+            for message in self._consumer.consume(CHUNK, 0.5):
+                heard = time.monotonic()
+                error: Any = message.error()
+                if error is None:
+                    yield model.model_validate_json(message.value() or b"")
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+            if time.monotonic() - heard > TRANSACTION_S:
+                raise Unreachable(f"the broker does not give what is in {self._target}; start it again")
+
+    def _take(self, messages: Iterable[Any]) -> None:
+        counts: Counter[str] = Counter()
+        items = []
+        for message in messages:
+            if message.error() is None:
+                self._ended.pop(message.partition(), None)
+                items.append(Item(_record(message), Lane(message.partition())))
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                self._ended[message.partition()] = time.monotonic()
+            elif message.error().fatal() or not message.error().retriable():
+                raise Unreachable(f"cannot read {self._days.event.topic}: {message.error().str()}")
+        unreadable = {id(item) for item, _ in self._reader.decode_many(items)}
+        for item in items:
+            if id(item) in unreadable:
+                counts[UNREADABLE] += 1
+            else:
+                counts[self._verdict(item)] += 1
+            self._position[item.record.partition] = item.record.offset + 1
+        self._metrics.records(counts)
+
+    def _verdict(self, item: Item) -> str:
+        try:
+            return self._calendar.take(item.record, item.event)
+        except Exception as error:  # of the worker's own code; its text may quote the event
+            log.warning("an event that the days fail on", error=type(error).__name__, offset=item.record.offset)
+            return UNREADABLE
+
+    def _idle(self) -> set[int]:
+        now = time.monotonic()
+        return {partition for partition, since in self._ended.items() if now - since >= IDLE_S}
+
+    def _tell(self, day: int) -> None:
+        """One transaction: the day's events, and where to go on after it."""
+        self._sent_at, self._failed, events = {}, [], 0
+        try:
+            self._producer.begin_transaction()
+            for event in self._calendar.tell(day):
+                self._send(event)
+                events += 1
+            if self._producer.flush(TRANSACTION_S) or self._failed:
+                raise Temporary(f"{date_of(day)} was not sent: {', '.join(self._failed[:1]) or 'the broker is away'}")
+            note = self._note(day)
+            after = self._calendar.after(day, self._position)
+            offsets = [self._at(partition, offset, note) for partition, offset in after.items() if offset >= 0]
+            self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), TRANSACTION_S)
+            self._producer.commit_transaction(TRANSACTION_S)
+        except (KafkaException, *STUMBLES) as error:
+            # Sent or not, whoever is started next knows: it ends this transaction, then reads what is committed.
+            raise Temporary(
+                f"{date_of(day)} was not sent, or not for sure: {self._given_up(error)}; start it again"
+            ) from None
+        self._metrics.told(end_of(date_of(day)).timestamp(), events)
+        log.info("a day is over", day=str(date_of(day)), events=events)
+
+    def _note(self, day: int) -> str:
+        at = [self._sent_at.get(partition) for partition in range(self._target_count)]
+        return msgspec.json.encode(_Note(day, at)).decode()
+
+    def _given_up(self, error: Exception) -> str:
+        """Abort, so that nobody waits for this transaction; and why it failed."""
+        try:
+            self._producer.abort_transaction(TRANSACTION_S)
+        except KafkaException as said:
+            error = said
+        failure = error.args[0]
+        if isinstance(failure, KafkaError) and failure.code() in FENCED:
+            return "another process tells these days now"
+        return failure.str() if isinstance(failure, KafkaError) else str(failure)
+
+    def _send(self, event: Event) -> None:
+        value, key = event.model_dump_json().encode(), event.key.encode()
+        while True:
+            try:
+                return self._producer.produce(self._target, value, key, on_delivery=self._delivered)
+            except BufferError:  # the queue is full: let it drain
+                self._producer.poll(0.1)
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failed.append(error.str())
+        else:
+            partition, offset = message.partition(), message.offset()
+            self._sent_at[partition] = min(offset, self._sent_at.get(partition, offset))
+
+    def _at(self, partition: int, offset: int, note: str = "") -> TopicPartition:
+        return TopicPartition(self._days.event.topic, partition, offset, note)
+
+
+def _record(message: Any) -> Record:
+    at_ms = message.timestamp()[1]
+    return Record(message.topic(), message.partition(), message.offset(), message.key(), message.value(), None, at_ms)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Set on the first SIGTERM or Ctrl-C; a second one ends the process at once."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    yield stopping
