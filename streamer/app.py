@@ -41,7 +41,8 @@ from streamer.log import keep_out
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
-from streamer.records import Item, Record, Rejected
+from streamer.ranged import RangedSource
+from streamer.records import Item, Positions, Record, Rejected
 from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
@@ -61,8 +62,8 @@ WATCHDOG_GRACE_S = 5.0
 DEFAULT_SECRET = b"streamer"  # on this machine, or where plaintext is trusted; elsewhere cache.secret must be set
 
 
-def run(settings: Settings, worker: Worker[Any, Any]) -> None:
-    """Serve until a signal, then drain.
+def run(settings: Settings, worker: Worker[Any, Any], ends: Positions | None = None) -> None:
+    """Serve until a signal, then drain; of each partition no further than `ends`.
 
     Raises:
         Exit: the process cannot go on.
@@ -89,7 +90,8 @@ def run(settings: Settings, worker: Worker[Any, Any]) -> None:
     health.warm()
     log.info("model is warm", device=str(device), digest=model.digest[:12], http_port=server.port, graphs=graphs)
     garbage = QuietCollector()
-    parts = _parts(settings, worker, model, runner, clock, metrics, health)
+    source = _source(settings, worker, ends)
+    parts = _parts(settings, worker, model, runner, source, clock, metrics, health)
     parts = msgspec.structs.replace(parts, garbage=garbage)
     engine = Engine(parts, limits(settings), commit_policy(settings))
     _stop_on_signals(engine)
@@ -198,6 +200,7 @@ def _parts(
     worker: Worker[Any, Any],
     model: Model,
     runner: ThreadRunner,
+    source: Source,
     clock: Clock,
     metrics: Metrics,
     health: Health,
@@ -205,9 +208,6 @@ def _parts(
     group = settings.kafka.group(worker.name)
     replica = settings.kafka.slot or slot.take(group)
     costs = CostModel()
-    source = KafkaSource(
-        {**client_config(settings), "group.id": group, "client.id": group}, worker.source, settings.kafka.start
-    )
     cache, features = _redis(settings, worker, costs, clock, metrics)
     policy = batch_policy(settings)
     runner.start()
@@ -236,6 +236,14 @@ def _parts(
         attempts=_attempts(group, replica),
         goal_s=policy.goal_s,
     )
+
+
+def _source(settings: Settings, worker: Worker[Any, Any], ends: Positions | None) -> Source:
+    group = settings.kafka.group(worker.name)
+    client = {**client_config(settings), "group.id": group, "client.id": group}
+    if ends is not None:
+        return RangedSource(client, worker.source, ends)
+    return KafkaSource(client, worker.source, settings.kafka.start)
 
 
 def _feature_log(settings: Settings, worker: Worker[Any, Any]) -> FeatureLog | None:

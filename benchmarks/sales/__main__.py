@@ -9,9 +9,11 @@ Exit status 1 if not.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -29,14 +31,14 @@ from benchmarks.sales.flow import Flow, Places, Shop
 from benchmarks.sales.outcomes import Counts, Outcomes
 from benchmarks.sales.page import weekly_error, write
 from streamer.demo.session import stop_on_signals
-from streamer.errors import StreamerError
+from streamer.errors import StreamerError, Unreachable
 from tests.data import FOLDER
 from tests.services import ServiceError, start_kafka, start_redis
 from workers.purchase_propensity import history as customers
 from workers.sales_forecast import history as articles
 
 DATA = FOLDER / "online_retail" / "online_retail.csv.gz"
-OPENS = "2011-12-08T13:00"
+OPENS = "2011-11-10T13:00"
 WEEKS = 6
 """Of forecasts before the shop opens."""
 SETTLE_S = 300.0
@@ -86,9 +88,7 @@ class Demo:
         self._say(f"{len(self._past):,} invoices of the past are written")
         self._shop.past(self._past)
         with stop_on_signals() as stopping, self._shown() as show:
-            wanted = {invoice.customer_id for invoice in self._past} - {None}
-            told = self._opens.date() - timedelta(days=1)
-            self._until(lambda: self._known() >= len(wanted) and self._answered(told), show, "the past is worked off")
+            self._until(self._past_is_known, show, "the past is worked off")
             self._flow.answer_purchases()
             self._shop.live(self._to_come, self._options.speed)
             ends = self._began + 1e9 if self._options.seconds is None else time.monotonic() + self._options.seconds
@@ -97,26 +97,37 @@ class Demo:
                 show("the shop is open")
                 stopping.wait(0.25)
             self._shop.close()
-            self._until(lambda: self._answered(None), show, "the last answers come")
+            self._until(lambda: self._answered(), show, "the last answers come")
         self._flow.stop()
         self._outcomes.stop()
         return self._sum_up()
 
-    def _known(self) -> int:
-        return sum(1 for _ in self._redis.scan_iter("streamer:windows:purchase-propensity.*", 5_000))
+    def _past_is_known(self) -> bool:
+        """Whether all customers are in Redis, and the days before the shop opens have their forecasts."""
+        known = sum(1 for _ in self._redis.scan_iter("streamer:windows:purchase-propensity.*", 5_000))
+        customers = {invoice.customer_id for invoice in self._past} - {None}
+        last = self._opens.date() - timedelta(days=1)
+        return known >= len(customers) and self._outcomes.last >= last and self._answered()
 
-    def _answered(self, told: object) -> bool:
-        """Whether all that was asked is answered, forecasts of this day among it."""
+    def _answered(self) -> bool:
+        """Whether all that was asked is answered."""
         counts = self._outcomes.counts()
-        there = told is None or any(day >= told for _, day in [*self._outcomes.forecasts][-1:])
-        return there and counts.propensities >= counts.purchases and counts.forecasts >= counts.days
+        return counts.propensities >= counts.purchases and counts.forecasts >= counts.days
 
-    def _until(self, done: Callable[[], bool], show: Callable[[str], None], stage: str) -> None:
-        deadline = time.monotonic() + SETTLE_S
-        while not done() and time.monotonic() < deadline:
+    def _closes_at(self) -> Callable[[], bool]:
+        """Whether nothing more is sold: at the end of the file, or when the time is up."""
+        seconds = self._options.seconds or math.inf
+        ends = time.monotonic() + seconds
+        return lambda: time.monotonic() > ends or not self._shop.open()
+
+    def _until(self, done: Callable[[], bool], show: Callable[[str], None], stage: str, stop: threading.Event) -> None:
+        deadline = time.monotonic() + max(SETTLE_S, self._options.seconds or 0)
+        while not done() and not stop.is_set():
+            if time.monotonic() > deadline and not self._shop.open():
+                raise Unreachable(f"{stage}, for more than {SETTLE_S:.0f} s; {_in_words(self._outcomes.counts())}")
             self._flow.check()
             show(stage)
-            time.sleep(0.5)
+            stop.wait(0.25)
 
     def _sum_up(self) -> bool:
         counts, repeated = self._outcomes.counts(), self._outcomes.repeated

@@ -65,6 +65,8 @@ class Outcomes:
         self.propensities: dict[str, float] = {}
         self.forecasts: dict[tuple[str, date], Expected] = {}
         """What is expected of an article in the seven days after a day."""
+        self.last: date = date.min
+        """The latest day after which something is expected."""
         self.latencies: deque[float] = deque(maxlen=2_000)
         self.said: deque[str] = deque(maxlen=SAID)
         self._stopping = threading.Event()
@@ -118,6 +120,7 @@ class Outcomes:
         self._count(found)
         article, _, day = found.event_id.partition("/")
         self.forecasts[article, date.fromisoformat(day)] = found.answer.total
+        self.last = max(self.last, date.fromisoformat(day))
 
     def _propensity(self, found: Prediction[PurchasePropensity], at: float) -> None:
         self._count(found)

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from streamer.cli import (
+    backfill,
     bench,
     check,
     days,
@@ -41,6 +42,7 @@ app.command("produce")(produce.produce)
 app.command("tail")(tail.tail)
 app.command("lag")(lag.lag)
 app.command("replay")(replay.replay)
+app.command("backfill")(backfill.backfill)
 app.command("bench")(bench.bench)
 app.add_typer(features.app, name="features")
 app.add_typer(schema.app, name="schema")

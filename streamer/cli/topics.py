@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -76,7 +77,7 @@ def apply(
     client = kafka.admin(chosen)
     steps = _steps(client, chosen, workers, partitions)
     if not dry_run:
-        _create(client, chosen, [step for step in steps if step.action == "create"], replication)
+        create(client, chosen, {step.topic: step.wanted for step in steps if step.action == "create"}, replication)
     _show(steps, as_json)
 
 
@@ -113,10 +114,15 @@ def _step(topic: str, there: int | None, wanted: int) -> Step:
     return Step(topic, "differs", there, wanted, f"has {there} partitions, {wanted} wanted; left as it is")
 
 
-def _create(client: Any, chosen: Settings, steps: list[Step], replication: int | None) -> None:
-    if not steps:
+def create(client: Any, chosen: Settings, partitions: Mapping[str, int], replication: int | None) -> None:
+    """Make topics with so many partitions each.
+
+    Raises:
+        Unreachable: the broker refuses.
+    """
+    if not partitions:
         return
-    new = [NewTopic(step.topic, step.wanted, replication or -1, config=_config(step.topic, chosen)) for step in steps]
+    new = [NewTopic(topic, n, replication or -1, config=_config(topic, chosen)) for topic, n in partitions.items()]
     for topic, done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).items():
         with kafka.explained(client, chosen, needs("CREATE", "topic", topic)):
             done.result(2 * kafka.TIMEOUT_S)

@@ -34,6 +34,7 @@ ENGINE = [
         "consuming",
         "membership",
         "source",
+        "ranged",
         "sink",
         "at_least_once",
         "redis_client",

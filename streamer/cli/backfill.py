@@ -1,0 +1,230 @@
+"""`streamer backfill`: a worker answers a range of a topic once more, and then ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
+
+from schemas import dead_letters
+from streamer.cli import kafka, topics
+from streamer.cli.common import ConfigFile, Sets, progress, settings
+from streamer.cli.run import WorkerName
+from streamer.errors import Temporary, Unreachable, Usage
+from streamer.records import Positions
+from streamer.rights import needs
+from streamer.settings import Settings
+
+START = "start"
+LOOK_S = 1.0
+STILL_S = 3.0
+"""A position that has not moved for so long may stand before nothing but marks of transactions."""
+TRIES = 5
+TRANSACTION_S = 30.0
+
+Topic = Annotated[
+    str | None, typer.Option("--topic", metavar="T", help="What to read; default: the worker's own source.")
+]
+From = Annotated[
+    str, typer.Option("--from", metavar="TIME", help="The first record, by its timestamp: 2026-01-31T12:00, or start.")
+]
+To = Annotated[str, typer.Option("--to", metavar="TIME", help="The first record that is not answered; a time past.")]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="T", help="Where predictions go; default: <target>.backfill.")
+]
+
+
+class Range(NamedTuple):
+    """Of each partition the first record, and the first beyond it, where there is anything between."""
+
+    starts: Positions
+    ends: Positions
+
+
+def backfill(
+    worker: WorkerName,
+    start: From,
+    end: To,
+    topic: Topic = None,
+    target: Target = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+) -> None:
+    """Answer a range of a topic, exactly once, in a group of its own, and end.
+
+    Times are UTC where they name no zone. The same command goes on where it was, after whatever ended it. Started on
+    several machines (with the same words) it shares the partitions, and all of them end when the range is done.
+    Dead letters go where they always go. Features are those of now; `streamer features backfill` makes those of then.
+
+    Example: streamer backfill lead-scoring --from 2026-01-01 --to 2026-02-01
+    """
+    began, ended = time_ms(start), time_ms(end)
+    if ended is None or ended > time.time() * 1000:
+        raise Usage(f"--to {end}: name a time that is past, so that everybody who works on it sees the same range")
+    chosen = settings(config, sets)
+    from streamer import app, log, registry
+
+    found = registry.find(worker)
+    source, target = topic or found.source, target or f"{found.target}.backfill"
+    if found.windows and source != found.source:
+        raise Usage(f"{found.name} reads windows, which are those of {found.source}; leave --topic out")
+    asked = hashlib.blake2b(f"{source} {start} {end} {target}".encode(), digest_size=4).hexdigest()
+    group = f"{chosen.kafka.group(found.name)}.backfill.{asked}"
+    chosen = chosen.model_copy(update={"kafka": chosen.kafka.model_copy(update={"group_id": group})})
+    log.configure(chosen.log.level, chosen.log.format)
+    span = _Span(chosen, source, began, ended)
+    span.begin()
+    span.topics([target, dead_letters(source)])
+    if not span.done():
+        watch = threading.Thread(target=span.watch, daemon=True)
+        watch.start()
+        again = type(found.__name__, (found,), {"source": source, "target": target})
+        app.run(chosen, again(), span.range.ends)
+    if not span.done():
+        raise Temporary(f"not done: {span.said()}; start it again, it goes on where it was")
+    print(f"done: {span.said()}, to {target}")
+
+
+def time_ms(text: str) -> int | None:
+    """A time in milliseconds since 1970; None for `start`.
+
+    Raises:
+        Usage: it is neither.
+    """
+    if text == START:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise Usage(f"{text}: write a time such as 2026-01-31 or 2026-01-31T12:00+01:00, or {START}") from None
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+class _Span:
+    """The range, and how far its group is."""
+
+    def __init__(self, chosen: Settings, topic: str, began: int | None, ended: int) -> None:
+        self._settings = chosen
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._group = str(chosen.kafka.group_id)
+        self._consumer = kafka.consumer(chosen, self._group)
+        self._needed = needs("READ", "topic", topic), needs("READ", "group", self._group)
+        with kafka.explained(self._consumer, chosen, *self._needed):
+            self._partitions = kafka.partitions(self._consumer, chosen, topic, "READ")
+            starts = self._lows() if began is None else self._offsets(began)
+            self.range = Range(starts, self._offsets(ended))
+        self._moved: dict[int, tuple[int, float]] = {}
+        self._finished: set[int] = {p for p, end in self.range.ends.items() if end <= starts[p]}
+        self._positions = dict(starts)
+
+    def begin(self) -> None:
+        """Put the group where the range begins, unless it has begun: one of those who start together does it."""
+        said = ""
+        for _ in range(TRIES):
+            if all(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions)):
+                return
+            producer = kafka.producer(self._settings, transactional_id=f"{self._group}.start")
+            places = [TopicPartition(self._topic, p, offset) for p, offset in self.range.starts.items()]
+            try:
+                producer.init_transactions(TRANSACTION_S)
+                if any(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions)):
+                    continue
+                producer.begin_transaction()
+                group = self._consumer.consumer_group_metadata()
+                producer.send_offsets_to_transaction(places, group, TRANSACTION_S)
+                producer.commit_transaction(TRANSACTION_S)
+            except KafkaException as error:  # another was quicker, or the broker is away
+                said = error.args[0].str()
+        raise Unreachable(f"cannot put group {self._group} where the range begins: {said}; start it again")
+
+    def topics(self, names: list[str]) -> None:
+        """Make what is missing, with as many partitions as the source has."""
+        client = kafka.admin(self._settings)
+        there = kafka.counts(client, self._settings, names)
+        missing = [name for name, count in there.items() if count is None]
+        topics.create(client, self._settings, {name: len(self._partitions) for name in missing}, None)
+
+    def done(self) -> bool:
+        """Whether every record of the range is answered, by whomever."""
+        with self._lock, kafka.explained(self._consumer, self._settings, *self._needed):
+            self._look()
+        return len(self._finished) == len(self._partitions)
+
+    def said(self) -> str:
+        """How far it is, for people."""
+        return f"{self._answered():,} of {self._total():,} offsets of {self._topic}"
+
+    def watch(self) -> None:
+        """Show how far the group is, and stop this process when the range is done, as who stops it would."""
+        with progress() as bar:
+            task = bar.add_task("answering", total=self._total())
+            while True:
+                try:
+                    if self.done():
+                        break
+                except Unreachable as error:  # the broker is away: the worker waits for it, and so do we
+                    print(error, file=sys.stderr)
+                bar.update(task, completed=self._answered())
+                time.sleep(LOOK_S)
+            bar.update(task, completed=self._total())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for tp in kafka.committed(self._consumer, self._topic, self._partitions):
+            partition, position = tp.partition, max(tp.offset, self.range.starts[tp.partition])
+            if self._positions[partition] != position or partition not in self._moved:
+                self._moved[partition] = position, now
+            self._positions[partition] = position
+            if position >= self.range.ends[partition]:
+                self._finished.add(partition)
+            elif partition not in self._finished and now - self._moved[partition][1] >= STILL_S:
+                if self._nothing_left(partition, position):
+                    self._finished.add(partition)
+                self._moved[partition] = position, now
+
+    def _nothing_left(self, partition: int, position: int) -> bool:
+        """Whether no reader is ever given a record between here and the end."""
+        self._consumer.assign([TopicPartition(self._topic, partition, position)])
+        try:
+            for message in self._consumer.consume(1, LOOK_S):
+                error: Any = message.error()
+                if error is None or error.code() == KafkaError._PARTITION_EOF:
+                    return (message.offset() or 0) >= self.range.ends[partition]
+            return False
+        finally:
+            self._consumer.unassign()
+
+    def _answered(self) -> int:
+        ends, starts = self.range.ends, self.range.starts
+        return sum(
+            max(0, (ends[p] if p in self._finished else min(at, ends[p])) - starts[p])
+            for p, at in self._positions.items()
+        )
+
+    def _total(self) -> int:
+        return sum(max(0, end - self.range.starts[p]) for p, end in self.range.ends.items())
+
+    def _lows(self) -> Positions:
+        return {p: self._watermarks(p)[0] for p in self._partitions}
+
+    def _offsets(self, at_ms: int) -> Positions:
+        asked = [TopicPartition(self._topic, partition, at_ms) for partition in self._partitions]
+        found = self._consumer.offsets_for_times(asked, timeout=kafka.TIMEOUT_S)
+        return {
+            tp.partition: self._watermarks(tp.partition)[1] if tp.offset == OFFSET_END else tp.offset for tp in found
+        }
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        place = TopicPartition(self._topic, partition)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=kafka.TIMEOUT_S)
+        return low, high
