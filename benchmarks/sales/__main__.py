@@ -88,16 +88,13 @@ class Demo:
         self._say(f"{len(self._past):,} invoices of the past are written")
         self._shop.past(self._past)
         with stop_on_signals() as stopping, self._shown() as show:
-            self._until(self._past_is_known, show, "the past is worked off")
-            self._flow.answer_purchases()
-            self._shop.live(self._to_come, self._options.speed)
-            ends = self._began + 1e9 if self._options.seconds is None else time.monotonic() + self._options.seconds
-            while self._shop.open() and not stopping.is_set() and time.monotonic() < ends:
-                self._flow.check()
-                show("the shop is open")
-                stopping.wait(0.25)
+            self._until(self._past_is_known, show, "the past is worked off", stopping)
+            if not stopping.is_set():
+                self._flow.answer_purchases()
+                self._shop.live(self._to_come, self._options.speed)
+                self._until(self._closes(), show, "the shop is open", stopping)
             self._shop.close()
-            self._until(lambda: self._answered(), show, "the last answers come")
+            self._until(self._answered, show, "the last answers come", threading.Event())
         self._flow.stop()
         self._outcomes.stop()
         return self._sum_up()
@@ -114,7 +111,7 @@ class Demo:
         counts = self._outcomes.counts()
         return counts.propensities >= counts.purchases and counts.forecasts >= counts.days
 
-    def _closes_at(self) -> Callable[[], bool]:
+    def _closes(self) -> Callable[[], bool]:
         """Whether nothing more is sold: at the end of the file, or when the time is up."""
         seconds = self._options.seconds or math.inf
         ends = time.monotonic() + seconds

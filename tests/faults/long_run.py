@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.faults import ambiguous
 from tests.faults.checker import check
@@ -105,8 +106,11 @@ def kills(run: Run) -> Phase:
     return phase
 
 
-def kill_one_by_one(stream: Stream, points: Sequence[str], killed: Callable[[str, float | None], None]) -> None:
-    """Two workers, each with a step to die at; one is told to, and when all is answered again, the other."""
+def kill_one_by_one(
+    stream: Stream, points: Sequence[str], killed: Callable[[str, float | None], None], **options: Any
+) -> None:
+    """Two workers, each with a step to die at; one is told to, and when all is answered again, the other. `options` are
+    those of `Plan`."""
     client = DEFAULT_SESSION if stream.protocol == "classic" else {}
     left = list(points[::-1])
     running: dict[str, WorkerProcess] = {}
@@ -114,10 +118,10 @@ def kill_one_by_one(stream: Stream, points: Sequence[str], killed: Callable[[str
     def start(slot: str) -> None:
         """The first successor that does not die as it starts."""
         while left and "init_transactions" in left[-1]:
-            doomed = stream.start(slot, client=client, die_at=(left[-1], 1))
+            doomed = stream.start(slot, client=client, die_at=(left[-1], 1), **options)
             _died(doomed)
             killed(left.pop(), None)
-        running[slot] = stream.start(slot, client=client, die_at=(left.pop(), 0) if left else None)
+        running[slot] = stream.start(slot, client=client, die_at=(left.pop(), 0) if left else None, **options)
 
     for slot in ("a", "b"):
         start(slot)

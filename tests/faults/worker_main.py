@@ -28,7 +28,7 @@ from streamer.errors import Exit
 from streamer.settings import Settings
 from streamer.sink import TransactionalSink
 from streamer.worker import Tensors
-from tests.echo import Echo
+from tests.echo import Counting, Echo
 
 POINTS = (
     "before producer.init_transactions",
@@ -74,8 +74,9 @@ ARM = signal.SIGUSR2
 @dataclass(frozen=True)
 class Plan:
     """What a worker process does. `die_at` is a failpoint and on which of its hits, 0 for the next one after the signal
-    `ARM`; `how` is the signal that it sends itself there; `bug` is one of `BUGS`. `settings` are sections of the
-    settings beside those of the plan; `before`, a function of a module, is called in the process before it serves."""
+    `ARM`; `how` is the signal that it sends itself there; `bug` is one of `BUGS`, `worker` of `WORKERS`. `settings` are
+    sections of the settings beside those of the plan; `before`, a function of a module, is called in the process before
+    it serves."""
 
     bootstrap: str
     group: str
@@ -90,6 +91,7 @@ class Plan:
     die_at: tuple[str, int] | None = None
     how: int = signal.SIGKILL
     bug: str | None = None
+    worker: str = "plain"
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     before: Callable[[], None] | None = None
 
@@ -112,6 +114,13 @@ class SlowEcho(Echo):
         return super().predict(tensors)
 
 
+class SlowCounting(SlowEcho, Counting):
+    """And reads features: what `streamer windows` counts."""
+
+
+WORKERS: Mapping[str, type[SlowEcho]] = {"plain": SlowEcho, "windows": SlowCounting}
+
+
 def main(plan: Plan) -> None:
     """Serve as the plan says; ends the process like `streamer run` does."""
     os.dup2(os.open(plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
@@ -120,7 +129,7 @@ def main(plan: Plan) -> None:
     _die_with_parent()  # last, as the kernel forgets it when a process changes its user
     faulthandler.register(signal.SIGUSR1)  # where does it hang?
     log.configure("info", "json")
-    worker = SlowEcho(plan)
+    worker = WORKERS[plan.worker](plan)
     if plan.die_at is not None or plan.bug is not None:
         _tamper(plan)
     try:
