@@ -6,17 +6,20 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults soak simulate fuzz lint types guard format bench peers lock sbom audit clean
+.PHONY: help setup demo demo-sales test faults soak simulate fuzz lint types guard format bench peers lock sbom audit clean
 HOURS ?= 1
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with exactly the locked packages (PYTHON=... picks the interpreter)
 	@:
 
 demo: setup ## Score a stream of events on this machine, with nothing else installed
 	@$(BIN)/streamer demo
+
+demo-sales: setup ## A real shop's invoices through windows and days to both sales workers, and a page of what then sold
+	@$(BIN)/python -m benchmarks.sales
 
 test: setup ## Run the tests, against real Kafka and real Redis (the slowest faults are in make faults)
 	@$(BIN)/pytest -m "not slow"

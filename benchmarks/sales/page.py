@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from schemas import Expected
-from schemas.sales import HORIZON_DAYS
+from schemas.sales import HISTORY_DAYS, HORIZON_DAYS
 from workers.sales_forecast.history import History
 from workers.sales_forecast.measures import wape
 
 SHOWN = 6
-"""Articles, those that sold most meanwhile."""
+"""Articles, those that had sold most before the first forecast."""
 Forecasts = Mapping[tuple[str, date], Expected]
 
 STYLE = (
@@ -52,7 +52,8 @@ def write(path: Path, history: History, forecasts: Forecasts, rows: Sequence[tup
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Forecast and sold</title>'
         f"<style>{STYLE}</style><h1>What was forecast, and what was then sold</h1><table>{cells}</table>"
         "<p>Each day, for the seven days after it: the middle of the forecast and the range from low to high, made in "
-        f"the stream when the day was over; and the pieces that were then sold.</p>{_plots(history, forecasts)}",
+        f"the stream when the day was over; and the pieces that were then sold. The articles are those that "
+        f"had sold most in the eight weeks before.</p>{_plots(history, forecasts)}",
         encoding="utf-8",
     )
 
@@ -63,7 +64,9 @@ def _plots(history: History, forecasts: Forecasts) -> str:
     days = sorted({day for _, day in forecasts})
     sold = {article: history.pieces[place] for place, article in enumerate(history.articles)}
     first = (days[0] - history.start).days if days else 0
-    largest = sorted(sold, key=lambda article: -float(sold[article][first:].sum()))[:SHOWN]
+    largest = sorted(sold, key=lambda article: -float(sold[article][max(0, first - HISTORY_DAYS) : first].sum()))[
+        :SHOWN
+    ]
     figure = Figure(figsize=(9, 2.2 * SHOWN), layout="constrained")
     for axes, article in zip(figure.subplots(SHOWN, 1, sharex=True), largest, strict=True):
         mine = [(day, forecasts[article, day]) for day in days if (article, day) in forecasts]

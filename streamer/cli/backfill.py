@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -108,6 +109,10 @@ def time_ms(text: str) -> int | None:
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
+class Fenced(Exception):
+    """Another process does the same, and came later."""
+
+
 class _Span:
     """The range, and how far its group is."""
 
@@ -128,28 +133,38 @@ class _Span:
 
     def begin(self) -> None:
         """Put the group where the range begins, unless it has begun: one of those who start together does it."""
-        said = ""
-        for _ in range(TRIES):
-            if all(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions)):
+        needed = *self._needed, needs("WRITE", "transactional id", f"{self._group}.start")
+        with kafka.explained(self._consumer, self._settings, *needed):
+            for _ in range(TRIES):
+                if self._begun():
+                    return
+                with suppress(Fenced):
+                    self._put_at_start()
+        raise Temporary(f"others begin {self._group} again and again; start it again")
+
+    def _begun(self) -> bool:
+        return any(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions))
+
+    def _put_at_start(self) -> None:
+        """All positions or none. Its id fences who began to do the same a moment before."""
+        producer = kafka.producer(self._settings, transactional_id=f"{self._group}.start")
+        places = [TopicPartition(self._topic, p, offset) for p, offset in self.range.starts.items()]
+        try:
+            producer.init_transactions(TRANSACTION_S)
+            if self._begun():
                 return
-            producer = kafka.producer(self._settings, transactional_id=f"{self._group}.start")
-            places = [TopicPartition(self._topic, p, offset) for p, offset in self.range.starts.items()]
-            try:
-                producer.init_transactions(TRANSACTION_S)
-                if any(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions)):
-                    continue
-                producer.begin_transaction()
-                group = self._consumer.consumer_group_metadata()
-                producer.send_offsets_to_transaction(places, group, TRANSACTION_S)
-                producer.commit_transaction(TRANSACTION_S)
-            except KafkaException as error:  # another was quicker, or the broker is away
-                said = error.args[0].str()
-        raise Unreachable(f"cannot put group {self._group} where the range begins: {said}; start it again")
+            producer.begin_transaction()
+            producer.send_offsets_to_transaction(places, self._consumer.consumer_group_metadata(), TRANSACTION_S)
+            producer.commit_transaction(TRANSACTION_S)
+        except KafkaException as error:
+            if error.args[0].code() in kafka.FENCED:
+                raise Fenced from error
+            raise
 
     def topics(self, names: list[str]) -> None:
         """Make what is missing, with as many partitions as the source has."""
         client = kafka.admin(self._settings)
-        there = kafka.counts(client, self._settings, names)
+        there = kafka.counts(client, self._settings, names, "WRITE")
         missing = [name for name, count in there.items() if count is None]
         topics.create(client, self._settings, {name: len(self._partitions) for name in missing}, None)
 

@@ -22,6 +22,7 @@ from streamer import encryption
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
+from streamer.config import client_config
 from streamer.days import NEVER, Calendar, Days, date_of, end_of, number_of
 from streamer.entities import days_group
 from streamer.errors import BadConfig, Temporary, Unreachable
@@ -31,7 +32,7 @@ from streamer.ledger import Lane
 from streamer.line import STUMBLES
 from streamer.metrics import DayMetrics
 from streamer.records import Item, Record
-from streamer.rights import needs
+from streamer.rights import forbidden, needs
 from streamer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,6 @@ IDLE_S = 30.0
 """A partition that is read to its end and has had nothing for so long keeps no day open."""
 TARGET_PARTITIONS_MAX = 250
 """Of so many the offsets fit into what a broker keeps beside a committed position (offset.metadata.max.bytes)."""
-FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 UNREADABLE = "unreadable"
 """Beside the verdicts: what the topic's own worker dead-letters."""
 
@@ -110,7 +110,7 @@ class _Session:
         self._reader = EventReader(days.event, chosen.limits.record_bytes_max, keys)
         self._ended: dict[int, float] = {}
         self._sent_at: dict[int, int] = {}
-        self._failed: list[str] = []
+        self._failed: list[KafkaError] = []
         self._consumer = kafka.consumer(chosen, name)
         needed = (
             *(needs("READ", "topic", topic) for topic in (days.event.topic, target)),
@@ -119,6 +119,7 @@ class _Session:
         )
         with kafka.explained(self._consumer, chosen, *needed):
             self._partitions = kafka.partitions(self._consumer, chosen, days.event.topic, "READ")
+            kafka.permitted(chosen, target, "READ", "WRITE")
             self._target_count = len(kafka.partitions(self._consumer, chosen, target, "WRITE"))
             if self._target_count > TARGET_PARTITIONS_MAX:
                 raise BadConfig(
@@ -228,7 +229,7 @@ class _Session:
                 self._send(event)
                 events += 1
             if self._producer.flush(TRANSACTION_S) or self._failed:
-                raise Temporary(f"{date_of(day)} was not sent: {', '.join(self._failed[:1]) or 'the broker is away'}")
+                raise KafkaException(self._failed[0] if self._failed else KafkaError(KafkaError._TIMED_OUT))
             note = self._note(day)
             after = self._calendar.after(day, self._position)
             offsets = [self._at(partition, offset, note) for partition, offset in after.items() if offset >= 0]
@@ -236,11 +237,14 @@ class _Session:
             self._producer.commit_transaction(TRANSACTION_S)
         except (KafkaException, *STUMBLES) as error:
             # Sent or not, whoever is started next knows: it ends this transaction, then reads what is committed.
-            raise Temporary(
-                f"{date_of(day)} was not sent, or not for sure: {self._given_up(error)}; start it again"
-            ) from None
-        self._metrics.told(end_of(date_of(day)).timestamp(), events)
-        log.info("a day is over", day=str(date_of(day)), events=events)
+            why = self._given_up(error)
+        else:
+            self._metrics.told(end_of(date_of(day)).timestamp(), events)
+            log.info("a day is over", day=str(date_of(day)), events=events)
+            return
+        if missing := forbidden(client_config(self._settings), [self._target], TRANSACTION_S):
+            raise Unreachable(f"{date_of(day)} was not sent: {missing}")
+        raise Temporary(f"{date_of(day)} was not sent, or not for sure: {why}; start it again")
 
     def _note(self, day: int) -> str:
         at = [self._sent_at.get(partition) for partition in range(self._target_count)]
@@ -253,7 +257,7 @@ class _Session:
         except KafkaException as said:
             error = said
         failure = error.args[0]
-        if isinstance(failure, KafkaError) and failure.code() in FENCED:
+        if isinstance(failure, KafkaError) and failure.code() in kafka.FENCED:
             return "another process tells these days now"
         return failure.str() if isinstance(failure, KafkaError) else str(failure)
 
@@ -267,7 +271,7 @@ class _Session:
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
-            self._failed.append(error.str())
+            self._failed.append(error)
         else:
             partition, offset = message.partition(), message.offset()
             self._sent_at[partition] = min(offset, self._sent_at.get(partition, offset))

@@ -22,6 +22,8 @@ COORDINATOR_COMES = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
 )
+FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
+"""What a producer is told when another of its transactional id has come after it."""
 RIGHTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: " on topic ",
     KafkaError.GROUP_AUTHORIZATION_FAILED: " on group ",
@@ -107,6 +109,17 @@ def counts(client: Any, settings: Settings, topics: list[str], operation: str = 
     if hidden := forbidden(client_config(settings), [t for t in topics if t not in known], TIMEOUT_S, operation):
         raise Unreachable(f"broker {settings.kafka.bootstrap_servers}: {hidden}")
     return {topic: len(known[topic].partitions) if topic in known else None for topic in topics}
+
+
+def permitted(settings: Settings, topic: str, *operations: str) -> None:
+    """See at the start what only a later record, or a later start, would need.
+
+    Raises:
+        Unreachable: a right is missing on this topic.
+    """
+    for operation in operations:
+        if missing := forbidden(client_config(settings), [topic], TIMEOUT_S, operation):
+            raise Unreachable(f"broker {settings.kafka.bootstrap_servers}: {missing}")
 
 
 def committed(client: Any, topic: str, known: list[int]) -> list[TopicPartition]:

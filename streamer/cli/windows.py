@@ -7,8 +7,10 @@ import logging
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
-from streamer.entities import changelog
+from streamer.entities import changelog, windows_group
 from streamer.errors import Unreachable
+from streamer.rights import needs
+from streamer.settings import Settings
 
 CHATTY = ("faust", "mode", "aiokafka", "streamer.windows")
 """Loggers of what starts and stops within; what goes wrong they say as warnings."""
@@ -32,7 +34,8 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(running.__name__).setLevel(logging.INFO)
     found = registry.find(worker)()
-    topic = changelog(chosen.kafka.group(found.name), running.declared(found).version)
+    group, version = chosen.kafka.group(found.name), running.declared(found).version
+    topic = changelog(group, version)
     client = kafka.admin(chosen)
     there = kafka.counts(client, chosen, [found.source, topic], "READ")
     if missing := [name for name, count in there.items() if count is None]:
@@ -43,4 +46,16 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
             "what is counted lies where its events did. Give one of the worker's windows another name: all is then "
             f"counted from the start, in a topic of its own (streamer topics apply {worker})"
         )
+    _may_join(chosen, windows_group(group, version), found.source)
+    kafka.permitted(chosen, topic, "READ", "WRITE")
     running.run(chosen, found, there[found.source] or 0)
+
+
+def _may_join(chosen: Settings, group: str, topic: str) -> None:
+    """Raises `Unreachable` where faust's client would ask for ever."""
+    consumer = kafka.consumer(chosen, group)
+    try:
+        with kafka.explained(consumer, chosen, needs("READ", "group", group)):
+            kafka.committed(consumer, topic, [0])
+    finally:
+        consumer.close()
