@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -41,8 +42,8 @@ from streamer.log import keep_out
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
-from streamer.ranged import RangedSource
-from streamer.records import Item, Positions, Record, Rejected
+from streamer.ranged import RangedSource, Span
+from streamer.records import Item, Record, Rejected
 from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
@@ -62,8 +63,8 @@ WATCHDOG_GRACE_S = 5.0
 DEFAULT_SECRET = b"streamer"  # on this machine, or where plaintext is trusted; elsewhere cache.secret must be set
 
 
-def run(settings: Settings, worker: Worker[Any, Any], ends: Positions | None = None) -> None:
-    """Serve until a signal, then drain; of each partition no further than `ends`.
+def run(settings: Settings, worker: Worker[Any, Any], span: Span | None = None) -> None:
+    """Serve until a signal, or the end of a span, then drain.
 
     Raises:
         Exit: the process cannot go on.
@@ -90,11 +91,13 @@ def run(settings: Settings, worker: Worker[Any, Any], ends: Positions | None = N
     health.warm()
     log.info("model is warm", device=str(device), digest=model.digest[:12], http_port=server.port, graphs=graphs)
     garbage = QuietCollector()
-    source = _source(settings, worker, ends)
+    source = _source(settings, worker, span)
     parts = _parts(settings, worker, model, runner, source, clock, metrics, health)
     parts = msgspec.structs.replace(parts, garbage=garbage)
     engine = Engine(parts, limits(settings), commit_policy(settings))
     _stop_on_signals(engine)
+    if span is not None:
+        threading.Thread(target=span.watch, args=(engine.stop,), name="span", daemon=True).start()
     garbage.start()
     sys.setswitchinterval(SWITCH_S)
     try:
@@ -238,11 +241,11 @@ def _parts(
     )
 
 
-def _source(settings: Settings, worker: Worker[Any, Any], ends: Positions | None) -> Source:
+def _source(settings: Settings, worker: Worker[Any, Any], span: Span | None) -> Source:
     group = settings.kafka.group(worker.name)
     client = {**client_config(settings), "group.id": group, "client.id": group}
-    if ends is not None:
-        return RangedSource(client, worker.source, ends)
+    if span is not None:
+        return RangedSource(client, worker.source, span.ends)
     return KafkaSource(client, worker.source, settings.kafka.start)
 
 

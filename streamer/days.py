@@ -14,18 +14,25 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+import structlog
 
 from schemas import Event
+from streamer.clock import Clock
 from streamer.entities import time_of
 from streamer.panes import DAY_S, hash_of
 from streamer.records import Positions, Record
+
+log = structlog.get_logger(__name__)
 
 DAY_MS = 1000 * DAY_S
 LATE_MS = 3_600_000
 """A day is open so long after its end, by event time, for events that come late."""
 AHEAD_MS = DAY_MS
-"""What happened so long after its record was written cannot be true, and would end days that are not over."""
-NEVER = -1
+"""What happened so long after its record was written, or after now, cannot be true, and would end days that are not
+over."""
+NEVER = -1_000_000
+"""A day before all others."""
+NOWHERE = -(2**62)
 EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -49,7 +56,7 @@ class Days(msgspec.Struct, frozen=True):
 
 class Verdict(StrEnum):
     """What came of an event. `repeated`: one with its id is in already; `late`: its day has been told; `future`: it
-    happened more than a day after its record was written."""
+    happened more than a day after its record was written, or after now."""
 
     TAKEN = "taken"
     REPEATED = "repeated"
@@ -67,12 +74,13 @@ class _Open(msgspec.Struct):
 class Calendar:
     """All that is known of all entities' days. Days are counted from 1970; `told` is the last that has been told."""
 
-    def __init__(self, days: Days, partitions: Sequence[int], told: int = NEVER) -> None:
+    def __init__(self, days: Days, partitions: Sequence[int], clock: Clock, told: int = NEVER) -> None:
         self.told = told
+        self._clock = clock
         self._days = days
         self._amounts: dict[str, dict[int, int]] = defaultdict(dict)
         self._open: dict[int, _Open] = defaultdict(_Open)
-        self._heads = dict.fromkeys(partitions, NEVER)
+        self._heads = dict.fromkeys(partitions, NOWHERE)
 
     def restore(self, event: Event) -> None:
         """Know again what was told of an entity on the last day."""
@@ -84,7 +92,8 @@ class Calendar:
         """Let an event count on its day. Records of a partition in order; what the declaration's own code raises goes
         through, and nothing has changed then."""
         at_ms = time_of(event)
-        if 0 < record.timestamp_ms < at_ms - AHEAD_MS:
+        now_ms = self._clock.time_ms()
+        if at_ms - AHEAD_MS > (min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms):
             return Verdict.FUTURE
         found, day = list(self._days.amounts(event)), day_of(at_ms)
         self._heads[record.partition] = max(self._heads[record.partition], at_ms)
@@ -105,20 +114,27 @@ class Calendar:
         partition, that is read to its end and has had nothing for a while, keeps no day open."""
         waited_for = [head for partition, head in self._heads.items() if partition not in idle]
         head = min(waited_for, default=max(self._heads.values()))  # of all that are idle everything has been read
-        end = day_of(head - LATE_MS) if head >= 0 else NEVER
+        end = day_of(min(head, self._clock.time_ms()) - LATE_MS) if head > NOWHERE else NEVER
         if self.told == NEVER and self._open and end > min(self._open):
             self.told = min(self._open) - 1
         while NEVER < self.told < end - 1:
             yield self.told + 1
 
     def tell(self, day: int) -> Iterator[Event]:
-        """What is to be told of a day that is over: an event of each entity that has anything to tell."""
+        """What is to be told of a day that is over: an event of each entity that has anything to tell. One that cannot
+        be told, as its amounts are too large, say, is left out, or nobody would be told anything any more."""
         days, when = self._days, date_of(day)
         window = range(day - days.history + 1, day + 1)
         for entity, amounts in sorted(self._amounts.items()):
             row = [amounts.get(one, 0) for one in window]
-            if any(row):
-                yield days.told(entity, when, row)
+            if not any(row):
+                continue
+            try:
+                event = days.told(entity, when, row)
+            except Exception as error:  # of the declaration's own code; its text may quote the event
+                log.error("a day of an entity that cannot be told", day=str(when), error=type(error).__name__)
+                continue
+            yield event
 
     def after(self, day: int, position: Positions) -> Positions:
         """Where to read on when this day has been told: before the first record of each later one. `position` is where

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
 from streamer.records import Positions, Record
 from streamer.source import KafkaSource
+
+
+class Span(Protocol):
+    """A range that a worker answers and then ends."""
+
+    ends: Positions
+    """Of each partition the first offset beyond it."""
+
+    def watch(self, stop: Callable[[], None]) -> None:
+        """Wait until the range is answered, on a thread of its own, and stop the worker."""
 
 
 class RangedSource(KafkaSource):

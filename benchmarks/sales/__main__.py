@@ -170,7 +170,7 @@ class Demo:
         table.add_row("articles' days", f"{counts.days:,}", f"{counts.forecasts:,}")
         now = "" if self._shop.now is None else f", {self._shop.now:%A %d %B %Y, %H:%M}"
         latency = _milliseconds(sorted(self._outcomes.latencies))
-        words = [Text(said, style="dim") for said in self._outcomes.said]
+        words = [Text(said, style="dim") for said in list(self._outcomes.said)]
         return Group(Text(stage + now, style="bold"), table, Text(f"from invoice to answer: {latency}"), *words)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
+import structlog
 import typer
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
@@ -23,6 +22,8 @@ from streamer.errors import Temporary, Unreachable, Usage
 from streamer.records import Positions
 from streamer.rights import needs
 from streamer.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 START = "start"
 LOOK_S = 1.0
@@ -43,13 +44,6 @@ Target = Annotated[
 ]
 
 
-class Range(NamedTuple):
-    """Of each partition the first record, and the first beyond it, where there is anything between."""
-
-    starts: Positions
-    ends: Positions
-
-
 def backfill(
     worker: WorkerName,
     start: From,
@@ -63,6 +57,7 @@ def backfill(
 
     Times are UTC where they name no zone. The same command goes on where it was, after whatever ended it. Started on
     several machines (with the same words) it shares the partitions, and all of them end when the range is done.
+    For a week after its last commit, that is (the broker's offsets.retention.minutes): later it begins again.
     Dead letters go where they always go. Features are those of now; `streamer features backfill` makes those of then.
 
     Example: streamer backfill lead-scoring --from 2026-01-01 --to 2026-02-01
@@ -71,7 +66,8 @@ def backfill(
     if ended is None or ended > time.time() * 1000:
         raise Usage(f"--to {end}: name a time that is past, so that everybody who works on it sees the same range")
     chosen = settings(config, sets)
-    from streamer import app, log, registry
+    from streamer import app, registry
+    from streamer import log as logs
 
     found = registry.find(worker)
     source, target = topic or found.source, target or f"{found.target}.backfill"
@@ -80,15 +76,13 @@ def backfill(
     asked = hashlib.blake2b(f"{source} {start} {end} {target}".encode(), digest_size=4).hexdigest()
     group = f"{chosen.kafka.group(found.name)}.backfill.{asked}"
     chosen = chosen.model_copy(update={"kafka": chosen.kafka.model_copy(update={"group_id": group})})
-    log.configure(chosen.log.level, chosen.log.format)
+    logs.configure(chosen.log.level, chosen.log.format)
     span = _Span(chosen, source, began, ended)
     span.begin()
     span.topics([target, dead_letters(source)])
     if not span.done():
-        watch = threading.Thread(target=span.watch, daemon=True)
-        watch.start()
         again = type(found.__name__, (found,), {"source": source, "target": target})
-        app.run(chosen, again(), span.range.ends)
+        app.run(chosen, again(), span)
     if not span.done():
         raise Temporary(f"not done: {span.said()}; start it again, it goes on where it was")
     print(f"done: {span.said()}, to {target}")
@@ -126,9 +120,10 @@ class _Span:
         with kafka.explained(self._consumer, chosen, *self._needed):
             self._partitions = kafka.partitions(self._consumer, chosen, topic, "READ")
             starts = self._lows() if began is None else self._offsets(began)
-            self.range = Range(starts, self._offsets(ended))
+            self.starts, self.ends = starts, self._offsets(ended)
         self._moved: dict[int, tuple[int, float]] = {}
-        self._finished: set[int] = {p for p, end in self.range.ends.items() if end <= starts[p]}
+        self._patience: dict[int, float] = {}
+        self._finished: set[int] = {p for p, end in self.ends.items() if end <= starts[p]}
         self._positions = dict(starts)
 
     def begin(self) -> None:
@@ -143,12 +138,16 @@ class _Span:
         raise Temporary(f"others begin {self._group} again and again; start it again")
 
     def _begun(self) -> bool:
-        return any(tp.offset >= 0 for tp in kafka.committed(self._consumer, self._topic, self._partitions))
+        return any(tp.offset >= 0 for tp in self._committed())
+
+    def _committed(self) -> list[TopicPartition]:
+        # Who was killed may have left a transaction open, which ends by its time-out, or when its slot is taken.
+        return kafka.committed(self._consumer, self._topic, self._partitions, TRANSACTION_S)
 
     def _put_at_start(self) -> None:
         """All positions or none. Its id fences who began to do the same a moment before."""
         producer = kafka.producer(self._settings, transactional_id=f"{self._group}.start")
-        places = [TopicPartition(self._topic, p, offset) for p, offset in self.range.starts.items()]
+        places = [TopicPartition(self._topic, p, offset) for p, offset in self.starts.items()]
         try:
             producer.init_transactions(TRANSACTION_S)
             if self._begun():
@@ -178,56 +177,62 @@ class _Span:
         """How far it is, for people."""
         return f"{self._answered():,} of {self._total():,} offsets of {self._topic}"
 
-    def watch(self) -> None:
-        """Show how far the group is, and stop this process when the range is done, as who stops it would."""
-        with progress() as bar:
-            task = bar.add_task("answering", total=self._total())
-            while True:
-                try:
-                    if self.done():
-                        break
-                except Unreachable as error:  # the broker is away: the worker waits for it, and so do we
-                    print(error, file=sys.stderr)
-                bar.update(task, completed=self._answered())
-                time.sleep(LOOK_S)
-            bar.update(task, completed=self._total())
-        os.kill(os.getpid(), signal.SIGTERM)
+    def watch(self, stop: Callable[[], None]) -> None:
+        """Show how far the group is, and stop the worker when the range is done."""
+        try:
+            with progress() as bar:
+                task = bar.add_task("answering", total=self._total())
+                while not self._surely_done():
+                    bar.update(task, completed=self._answered())
+                    time.sleep(LOOK_S)
+                bar.update(task, completed=self._total())
+        finally:
+            stop()  # whatever happens: who asked is told by `done` how far it is
+
+    def _surely_done(self) -> bool:
+        try:
+            return self.done()
+        except Unreachable as error:  # the broker is away: the worker waits for it, and so do we
+            log.warning("how far the range is, is not known now", error=str(error))
+            return False
 
     def _look(self) -> None:
         now = time.monotonic()
-        for tp in kafka.committed(self._consumer, self._topic, self._partitions):
-            partition, position = tp.partition, max(tp.offset, self.range.starts[tp.partition])
+        for tp in self._committed():
+            partition, position = tp.partition, max(tp.offset, self.starts[tp.partition])
             if self._positions[partition] != position or partition not in self._moved:
                 self._moved[partition] = position, now
             self._positions[partition] = position
-            if position >= self.range.ends[partition]:
+            if position >= self.ends[partition]:
                 self._finished.add(partition)
             elif partition not in self._finished and now - self._moved[partition][1] >= STILL_S:
-                if self._nothing_left(partition, position):
+                patience = self._patience[partition] = min(2 * self._patience.get(partition, LOOK_S / 2), TRANSACTION_S)
+                if self._nothing_left(partition, position, patience):
                     self._finished.add(partition)
-                self._moved[partition] = position, now
+                self._moved[partition] = position, time.monotonic()
 
-    def _nothing_left(self, partition: int, position: int) -> bool:
-        """Whether no reader is ever given a record between here and the end."""
+    def _nothing_left(self, partition: int, position: int, patience_s: float) -> bool:
+        """Whether no reader is ever given a record between here and the end. What was aborted in between may be much to
+        read over, so each look is more patient."""
         self._consumer.assign([TopicPartition(self._topic, partition, position)])
         try:
-            for message in self._consumer.consume(1, LOOK_S):
+            for message in self._consumer.consume(1, patience_s):
                 error: Any = message.error()
                 if error is None or error.code() == KafkaError._PARTITION_EOF:
-                    return (message.offset() or 0) >= self.range.ends[partition]
+                    return (message.offset() or 0) >= self.ends[partition]
             return False
         finally:
             self._consumer.unassign()
 
     def _answered(self) -> int:
-        ends, starts = self.range.ends, self.range.starts
+        ends, starts = self.ends, self.starts
         return sum(
             max(0, (ends[p] if p in self._finished else min(at, ends[p])) - starts[p])
             for p, at in self._positions.items()
         )
 
     def _total(self) -> int:
-        return sum(max(0, end - self.range.starts[p]) for p, end in self.range.ends.items())
+        return sum(max(0, end - self.starts[p]) for p, end in self.ends.items())
 
     def _lows(self) -> Positions:
         return {p: self._watermarks(p)[0] for p in self._partitions}

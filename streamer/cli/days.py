@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -22,17 +23,18 @@ from streamer import encryption
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
+from streamer.clock import SystemClock
 from streamer.config import client_config
 from streamer.days import NEVER, Calendar, Days, date_of, end_of, number_of
 from streamer.entities import days_group
-from streamer.errors import BadConfig, Temporary, Unreachable
+from streamer.errors import BadConfig, Reason, Temporary, Unreachable
 from streamer.event_reader import EventReader
 from streamer.health import Health, HealthServer
 from streamer.ledger import Lane
 from streamer.line import STUMBLES
 from streamer.metrics import DayMetrics
 from streamer.records import Item, Record
-from streamer.rights import forbidden, needs
+from streamer.rights import ANSWER_S, forbidden, needs
 from streamer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -43,8 +45,10 @@ TIMEOUT_MS = "60000"
 """Of a transaction: a day of a great many entities must fit."""
 IDLE_S = 30.0
 """A partition that is read to its end and has had nothing for so long keeps no day open."""
+LOOK_S = 2.0
 TARGET_PARTITIONS_MAX = 250
 """Of so many the offsets fit into what a broker keeps beside a committed position (offset.metadata.max.bytes)."""
+GO_ON = "set kafka.group_id to another name, to count from the start again, with --since after that day"
 UNREADABLE = "unreadable"
 """Beside the verdicts: what the topic's own worker dead-letters."""
 
@@ -74,7 +78,7 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
     health, metrics = Health(), DayMetrics(found.name, CollectorRegistry())
     server = HealthServer(chosen.http.host, chosen.http.port, health, metrics.text)
     server.start()
-    first = NEVER if since is None else number_of(since.date())
+    first = None if since is None else number_of(since.date())
     session = _Session(chosen, days_group(chosen.kafka.group(found.name)), found.days, found.source, first, metrics)
     try:
         with _stopping() as stopping:
@@ -89,17 +93,20 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
 
 
 class _Note(msgspec.Struct):
-    """What is kept beside the positions: the last day that was told, and where in each partition of the target its
-    events begin; None where it has none."""
+    """What is kept beside the positions: the last day that was told, where in each partition of the target its events
+    begin (None where it has none), and how many they are."""
 
     told: int = NEVER
     at: list[int | None] = []
+    events: int = 0
 
 
 class _Session:
     """One process that reads, and tells."""
 
-    def __init__(self, chosen: Settings, name: str, days: Days, target: str, since: int, metrics: DayMetrics) -> None:
+    def __init__(
+        self, chosen: Settings, name: str, days: Days, target: str, since: int | None, metrics: DayMetrics
+    ) -> None:
         self._settings = chosen
         self._name = name
         self._days = days
@@ -108,10 +115,14 @@ class _Session:
         self._metrics = metrics
         keys = encryption.cipher(chosen.encryption.keys_file, days.event, days.event.topic)
         self._reader = EventReader(days.event, chosen.limits.record_bytes_max, keys)
-        self._ended: dict[int, float] = {}
+        self._ended: dict[int, tuple[float, int]] = {}
+        self._looked_at = 0.0
+        self._idle: set[int] = set()
         self._sent_at: dict[int, int] = {}
         self._failed: list[KafkaError] = []
         self._consumer = kafka.consumer(chosen, name)
+        # What a transaction that is still open hides from the other.
+        self._ends = kafka.consumer(chosen, name, isolation_level="read_uncommitted")
         needed = (
             *(needs("READ", "topic", topic) for topic in (days.event.topic, target)),
             needs("READ", "group", name),
@@ -137,6 +148,7 @@ class _Session:
 
     def close(self) -> None:
         self._consumer.close()
+        self._ends.close()
 
     def run(self, stopping: threading.Event, health: Health) -> None:
         """Read and tell until it is to stop.
@@ -147,21 +159,46 @@ class _Session:
         while not stopping.is_set():
             health.beat()
             self._take(self._consumer.consume(CHUNK, 0.5))
-            for day in self._calendar.over(self._idle()):
-                if day >= self._since:
-                    self._tell(day)
+            if time.monotonic() - self._looked_at >= LOOK_S:
+                self._look()
+            for day in self._calendar.over(self._idle):
+                if self._since is None or day >= self._since:
+                    self._tell(day, health)
                 self._calendar.close(day)
                 health.beat()
+                if stopping.is_set():
+                    return
 
     def _resumed(self) -> tuple[Calendar, dict[int, int]]:
         """What a predecessor knew and where it was; else the beginning."""
-        noted = kafka.committed(self._consumer, self._days.event.topic, self._partitions)
-        notes = [msgspec.json.decode(tp.metadata, type=_Note) for tp in noted if tp.offset >= 0 and tp.metadata]
+        noted = kafka.committed(self._consumer, self._days.event.topic, self._partitions, TRANSACTION_S)
+        there = [tp for tp in noted if tp.offset >= 0]
+        if wrong := [tp.partition for tp in there if not tp.metadata]:
+            raise BadConfig(
+                f"group {self._name} has positions that streamer days has not written (partition {wrong[0]}): it does "
+                "not know which days were told. Set kafka.group_id to another name, with --since after the last of them"
+            )
+        notes = [msgspec.json.decode(tp.metadata or "", type=_Note) for tp in there]
         last = max(notes, key=lambda note: note.told, default=_Note())
-        calendar = Calendar(self._days, self._partitions, last.told)
+        if not notes and self._since is None and any(high > low for low, high in self._target_marks()):
+            raise BadConfig(
+                f"{self._target} has days already, and group {self._name} no positions, as after a week without any: "
+                "name the first day that is to be sent with --since"
+            )
+        calendar = Calendar(self._days, self._partitions, SystemClock(), last.told)
+        restored = 0
         for event in self._told_last({p: offset for p, offset in enumerate(last.at) if offset is not None}):
             calendar.restore(event)
+            restored += 1
+        if restored != last.events:
+            raise Unreachable(
+                f"{self._target} should have {last.events} events of {date_of(last.told)}, and has {restored}: {GO_ON}"
+            )
         return calendar, {tp.partition: tp.offset if tp.offset >= 0 else OFFSET_BEGINNING for tp in noted}
+
+    def _target_marks(self) -> list[tuple[int, int]]:
+        places = [TopicPartition(self._target, partition) for partition in range(self._target_count)]
+        return [self._consumer.get_watermark_offsets(place, kafka.TIMEOUT_S) for place in places]
 
     def _told_last(self, at: dict[int, int]) -> Iterator[Event]:
         """The events of the last day that was told, from where they begin."""
@@ -171,8 +208,7 @@ class _Session:
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._target, partition), kafka.TIMEOUT_S)
             if offset < low:
                 raise Unreachable(
-                    f"{self._target}/{partition} has lost the last day, which is what goes on from here; set "
-                    "kafka.group_id to another name to count from the start again, with --since after that day"
+                    f"{self._target}/{partition} has lost the last day, which is what goes on from: {GO_ON}"
                 )
         self._consumer.assign([TopicPartition(self._target, partition, offset) for partition, offset in at.items()])
         heard = time.monotonic()
@@ -197,10 +233,15 @@ class _Session:
                 self._ended.pop(message.partition(), None)
                 items.append(Item(_record(message), Lane(message.partition())))
             elif message.error().code() == KafkaError._PARTITION_EOF:
-                self._ended[message.partition()] = time.monotonic()
+                self._ended[message.partition()] = time.monotonic(), message.offset()
             elif message.error().fatal() or not message.error().retriable():
                 raise Unreachable(f"cannot read {self._days.event.topic}: {message.error().str()}")
-        unreadable = {id(item) for item, _ in self._reader.decode_many(items)}
+        rejected = self._reader.decode_many(items)
+        if any(why.reason is Reason.NOT_DECRYPTED for _, why in rejected):
+            raise BadConfig(
+                f"{self._days.event.topic} is encrypted, and not by a key that is known here: it would count nowhere"
+            )
+        unreadable = {id(item) for item, _ in rejected}
         for item in items:
             if id(item) in unreadable:
                 counts[UNREADABLE] += 1
@@ -216,21 +257,38 @@ class _Session:
             log.warning("an event that the days fail on", error=type(error).__name__, offset=item.record.offset)
             return UNREADABLE
 
-    def _idle(self) -> set[int]:
-        now = time.monotonic()
-        return {partition for partition, since in self._ended.items() if now - since >= IDLE_S}
+    def _look(self) -> None:
+        """Which partitions are idle: at their end for a while, and still; one whose broker does not answer is not."""
+        topic, now = self._days.event.topic, time.monotonic()
+        candidates = {partition: end for partition, (since, end) in self._ended.items() if now - since >= IDLE_S}
+        try:
+            if (count := len(self._ends.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions)) > len(
+                self._partitions
+            ):
+                raise Temporary(f"{topic} has {count} partitions now; start it again, it reads them all")
+            marks = {p: self._ends.get_watermark_offsets(TopicPartition(topic, p), ANSWER_S) for p in candidates}
+        except KafkaException:
+            marks = {}
+        self._idle = {partition for partition, (_, high) in marks.items() if high == candidates[partition]}
+        self._looked_at = time.monotonic()
 
-    def _tell(self, day: int) -> None:
-        """One transaction: the day's events, and where to go on after it."""
+    def _tell(self, day: int, health: Health) -> None:
+        """One transaction: the day's events, and where to go on after it. Of a day on which nobody has anything to tell
+        nothing is noted: it is as empty when it is read again."""
         self._sent_at, self._failed, events = {}, [], 0
+        told = self._calendar.tell(day)
+        if (first := next(told, None)) is None:
+            return
         try:
             self._producer.begin_transaction()
-            for event in self._calendar.tell(day):
+            for event in chain([first], told):
                 self._send(event)
                 events += 1
+                if events % CHUNK == 0:
+                    health.beat()
             if self._producer.flush(TRANSACTION_S) or self._failed:
                 raise KafkaException(self._failed[0] if self._failed else KafkaError(KafkaError._TIMED_OUT))
-            note = self._note(day)
+            note = self._note(day, events)
             after = self._calendar.after(day, self._position)
             offsets = [self._at(partition, offset, note) for partition, offset in after.items() if offset >= 0]
             self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), TRANSACTION_S)
@@ -246,9 +304,9 @@ class _Session:
             raise Unreachable(f"{date_of(day)} was not sent: {missing}")
         raise Temporary(f"{date_of(day)} was not sent, or not for sure: {why}; start it again")
 
-    def _note(self, day: int) -> str:
+    def _note(self, day: int, events: int) -> str:
         at = [self._sent_at.get(partition) for partition in range(self._target_count)]
-        return msgspec.json.encode(_Note(day, at)).decode()
+        return msgspec.json.encode(_Note(day, at, events)).decode()
 
     def _given_up(self, error: Exception) -> str:
         """Abort, so that nobody waits for this transaction; and why it failed."""

@@ -122,17 +122,18 @@ def permitted(settings: Settings, topic: str, *operations: str) -> None:
             raise Unreachable(f"broker {settings.kafka.bootstrap_servers}: {missing}")
 
 
-def committed(client: Any, topic: str, known: list[int]) -> list[TopicPartition]:
-    """The committed positions of the consumer's group, those of transactions that have ended.
+def committed(client: Any, topic: str, known: list[int], patience_s: float = TIMEOUT_S) -> list[TopicPartition]:
+    """The committed positions of the consumer's group, those of transactions that have ended: one that is open is
+    waited for, as long as patience goes.
 
     Raises:
         KafkaException: they cannot be read.
     """
     asked = [TopicPartition(topic, partition) for partition in known]
-    give_up = time.monotonic() + TIMEOUT_S
+    give_up = time.monotonic() + patience_s
     while True:
         try:
-            found: list[TopicPartition] = client.committed(asked, timeout=TIMEOUT_S)
+            found: list[TopicPartition] = client.committed(asked, timeout=patience_s)
             if broken := [one.error for one in found if one.error]:
                 raise KafkaException(broken[0])
             return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas import dead_letters, used_features
@@ -125,7 +126,11 @@ def create(client: Any, chosen: Settings, partitions: Mapping[str, int], replica
     new = [NewTopic(topic, n, replication or -1, config=_config(topic, chosen)) for topic, n in partitions.items()]
     for topic, done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).items():
         with kafka.explained(client, chosen, needs("CREATE", "topic", topic)):
-            done.result(2 * kafka.TIMEOUT_S)
+            try:
+                done.result(2 * kafka.TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another was quicker
+                    raise
 
 
 def _config(topic: str, chosen: Settings) -> dict[str, str]:

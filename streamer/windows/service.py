@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from faust.types import TP
 
 from streamer.entities import TABLE
 from streamer.errors import BadData, Exit, Internal, Temporary
+from streamer.garbage import QuietCollector
 from streamer.health import Health
 from streamer.metrics import WindowMetrics
 from streamer.records import Record
@@ -87,6 +89,7 @@ class Service:
         health: Health,
         drain_s: float,
     ) -> None:
+        self._garbage = QuietCollector()
         self._app = app
         self._topic = topic
         self._keeper = keeper
@@ -112,6 +115,7 @@ class Service:
                 may wait for what failed. What was not committed is read again.
         """
         await self._app.start()
+        self._garbage.start()
         looking = asyncio.create_task(self._look())
         looking.add_done_callback(lambda task: None if task.cancelled() else self._fail(task.exception()))
         await self._ended.wait()
@@ -185,7 +189,9 @@ class Service:
                 continue
             self._health.assigned()
             mine = [tp for tp in self._app.consumer.assignment() if tp.topic == self._topic]
-            self._metrics.lag(sum(self._behind(tp) for tp in mine))
+            behind = sum(self._behind(tp) for tp in mine)
+            self._metrics.lag(behind)
+            self._garbage.collect(time.monotonic(), behind)
             for tp in mine:
                 async with self._one_at_a_time:
                     await self._show(tp.partition, {})

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from schemas import ArticleDayEvent, InvoiceEvent, InvoiceLine
+from streamer.clock import SystemClock
 from streamer.days import Calendar
 from streamer.entities import time_of
 from streamer.records import Record
@@ -133,7 +134,7 @@ def invoices(days: range, seed: int = 3) -> list[InvoiceEvent]:
 
 def expected(sent: list[InvoiceEvent]) -> dict[str, tuple[int, ...]]:
     """What one process tells that has one partition and no fault."""
-    calendar, found = Calendar(DAYS, [0]), {}
+    calendar, found = Calendar(DAYS, [0], SystemClock()), {}
     for offset, invoice in enumerate(sent):
         calendar.take(Record("", 0, offset, None, None, None, time_of(invoice)), invoice)
     for day in calendar.over(frozenset()):

@@ -15,6 +15,7 @@ from schemas.sales import HISTORY_DAYS
 from streamer.days import AHEAD_MS, Calendar, Days, Verdict, date_of, day_of, end_of, number_of
 from streamer.entities import time_of
 from streamer.records import Record
+from streamer.testing import ManualClock
 from tests.data import FOLDER
 from workers.purchase_propensity import history as invoices
 from workers.sales_forecast import history as articles
@@ -22,6 +23,8 @@ from workers.sales_forecast.days import DAYS
 from workers.sales_forecast.worker import SalesForecast
 
 PARTITIONS = 3
+CLOCK = ManualClock()
+CLOCK.sleep(400 * 86_400)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 FIRST = number_of(START.date())
 
@@ -78,7 +81,7 @@ def closed(calendar: Calendar, idle: frozenset[int] = frozenset()) -> list[tuple
 
 
 def test_a_day_is_over_an_hour_after_its_end() -> None:
-    calendar = Calendar(FOUR, [0])
+    calendar = Calendar(FOUR, [0], CLOCK)
     calendar.take(record(), sale(5, amount=2))
     calendar.take(record(), sale(6, amount=3))
     calendar.take(record(), sale(24.99))
@@ -89,7 +92,7 @@ def test_a_day_is_over_an_hour_after_its_end() -> None:
 
 
 def test_the_last_partition_ends_the_day_unless_it_is_idle() -> None:
-    calendar = Calendar(FOUR, [0, 1])
+    calendar = Calendar(FOUR, [0, 1], CLOCK)
     calendar.take(record(0), sale(5))
     calendar.take(record(0), sale(30))
     assert closed(calendar) == [], "partition 1 may yet bring what happened then"
@@ -102,7 +105,7 @@ def test_the_last_partition_ends_the_day_unless_it_is_idle() -> None:
 
 
 def test_every_day_is_told_also_one_on_which_nothing_happened() -> None:
-    calendar = Calendar(FOUR, [0])
+    calendar = Calendar(FOUR, [0], CLOCK)
     calendar.take(record(), sale(0, amount=7))
     calendar.take(record(), sale(24 * 6, "b"))
     assert closed(calendar) == [
@@ -114,23 +117,58 @@ def test_every_day_is_told_also_one_on_which_nothing_happened() -> None:
 
 
 def test_what_came_of_an_event() -> None:
-    calendar = Calendar(FOUR, [0])
+    calendar = Calendar(FOUR, [0], CLOCK)
     written = time_of(sale(2))
     assert calendar.take(record(at_ms=written), sale(1)) is Verdict.TAKEN
     assert calendar.take(record(), sale(1)) is Verdict.REPEATED
     assert calendar.take(record(at_ms=written), sale(2 + AHEAD_MS / 3_600_000)) is Verdict.TAKEN
     assert calendar.take(record(at_ms=written), sale(26.01)) is Verdict.FUTURE
     assert calendar.take(record(at_ms=written), sale(100_000)) is Verdict.FUTURE
+    ahead = sale(24 * 1_000)
+    assert calendar.take(record(at_ms=time_of(ahead)), ahead) is Verdict.FUTURE, "its producer's clock is wrong too"
     assert closed(calendar) == [("a", "03-01", (0, 0, 0, 1))], "what cannot be true ends no day"
     assert calendar.take(record(), sale(3)) is Verdict.LATE
 
 
 def test_what_the_declaration_fails_on_changes_nothing() -> None:
-    calendar = Calendar(FOUR, [0])
+    calendar = Calendar(FOUR, [0], CLOCK)
     with pytest.raises(ValueError, match="own code"):
         calendar.take(record(), sale(30, "broken"))
     assert calendar.after(0, {0: 9}) == {0: 9}
     assert closed(calendar) == []
+
+
+def test_a_day_is_not_over_before_it_is_over_here() -> None:
+    clock = ManualClock()
+    clock.sleep((START - datetime(2026, 1, 1, tzinfo=UTC)).total_seconds() + 20 * 3600)
+    calendar = Calendar(FOUR, [0], clock)
+    calendar.take(record(), sale(5))
+    assert calendar.take(record(), sale(26)) is Verdict.TAKEN, "by a clock that is a few hours fast"
+    assert closed(calendar) == []
+    clock.sleep(5 * 3600)
+    assert closed(calendar) == [("a", "03-01", (0, 0, 0, 1))]
+
+
+def test_one_entity_that_cannot_be_told_keeps_nobody_else_from_it() -> None:
+    big = InvoiceLine(article="85123A", pieces=10**9, price=1.0)
+    long = InvoiceLine(article="1" * 5 + "A" * 123, pieces=1, price=1.0)
+    fine = InvoiceLine(article="22423", pieces=1, price=1.0)
+    calendar = Calendar(DAYS, [0], CLOCK)
+    for number, day in ((1, 0), (2, 0), (3, 2)):
+        at, name = START + timedelta(days=day), str(number)
+        lines = (big, long, fine)
+        calendar.take(record(), InvoiceEvent(event_id=name, occurred_at=at, invoice_id=name, lines=lines))
+    day = next(calendar.over(frozenset()))
+    assert [event.key for event in calendar.tell(day)] == ["22423"]
+
+
+def test_an_event_of_1970_stops_nothing() -> None:
+    calendar = Calendar(FOUR, [0], CLOCK)
+    calendar.take(record(), sale(-(START.timestamp()) / 3600, "old"))
+    calendar.take(record(), sale(1))
+    assert [one for one in closed(calendar) if one[0] == "a"] == []
+    calendar.take(record(), sale(26))
+    assert closed(calendar) == [("a", "03-01", (0, 0, 0, 1))]
 
 
 def sales(seed: int) -> list[tuple[Record, Sale]]:
@@ -152,7 +190,7 @@ def all_told(found: list[tuple[Record, Sale]], restarts: float, seed: int) -> di
     """What is told of the records, by a process that is started again with this probability after a day."""
     chance = random.Random(seed)
     queues = {partition: [one for one in found if one[0].partition == partition] for partition in range(PARTITIONS)}
-    calendar, position, result = Calendar(FOUR, range(PARTITIONS)), dict.fromkeys(queues, 0), {}
+    calendar, position, result = Calendar(FOUR, range(PARTITIONS), CLOCK), dict.fromkeys(queues, 0), {}
     last: list[Day] = []
     while any(position[partition] < len(queue) for partition, queue in queues.items()):
         # By time, so that what is late is late in every run.
@@ -169,7 +207,7 @@ def all_told(found: list[tuple[Record, Sale]], restarts: float, seed: int) -> di
             after = calendar.after(day, position)
             calendar.close(day)
             if chance.random() < restarts:
-                calendar, position = Calendar(FOUR, range(PARTITIONS), day), after
+                calendar, position = Calendar(FOUR, range(PARTITIONS), CLOCK, day), after
                 for told_event in last:
                     calendar.restore(told_event)
                 break
@@ -187,7 +225,7 @@ def test_a_process_that_is_started_again_tells_what_one_without_faults_tells(see
 def test_online_retail_in_the_stream_is_what_the_forecast_was_trained_on() -> None:
     file = FOLDER / "online_retail" / "online_retail.csv.gz"
     wanted, found = articles.load(file), invoices.load(file)
-    calendar, days = Calendar(DAYS, [0]), {}
+    calendar, days = Calendar(DAYS, [0], CLOCK), {}
     for offset, invoice in enumerate(found):
         calendar.take(record(offset=offset), invoice)
     for day in calendar.over(frozenset()):
