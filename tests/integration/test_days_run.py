@@ -13,8 +13,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas import ArticleDayEvent, InvoiceEvent, InvoiceLine
+from streamer.cli.days import IDLE_S
 from streamer.clock import SystemClock
 from streamer.days import Calendar
 from streamer.entities import time_of
@@ -204,9 +207,6 @@ def test_days_before_a_date_are_counted_and_not_sent(telling: Telling) -> None:
 
 
 def test_a_day_that_is_gone_from_the_topic_is_no_day_without_sales(telling: Telling) -> None:
-    from confluent_kafka import TopicPartition
-    from confluent_kafka.admin import AdminClient
-
     telling.write(invoices(range(4)))
     process = telling.start()
     telling.wait(START.date() + timedelta(days=2))
@@ -227,3 +227,41 @@ def test_a_worker_without_days_is_told_so(telling: Telling) -> None:
     )
     assert done.returncode == 78
     assert b"declares no days" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_partition_with_an_open_transaction_is_not_idle(telling: Telling) -> None:
+    topic, early, late = f"{telling.name}.invoices", *invoices(range(3))[:1], invoices(range(2, 3))[-1]
+    client = {"bootstrap.servers": telling.kafka.bootstrap, "transactional.id": telling.name}
+    producer = Producer({**client, "transaction.timeout.ms": "120000"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, early.model_dump_json(), "a", partition=1)
+    producer.flush(30)
+    telling.start()
+    telling.wait_until_it_serves()
+    plain = Producer({"bootstrap.servers": telling.kafka.bootstrap})
+    for partition in (0, 2):
+        plain.produce(topic, late.model_dump_json(), "b", partition=partition)
+    plain.flush(30)
+    time.sleep(IDLE_S + 5)
+    assert telling.told() == [], "what is open may yet count"
+    producer.commit_transaction(30)
+    told = as_pieces(telling.wait(START.date(), timeout_s=90))
+    sold = dict(DAYS.amounts(early))
+    assert {name: row[-1] for name, row in told.items() if name.endswith("03-01")}.keys() == {
+        f"{article}/2026-03-01" for article in sold
+    }
+
+
+def test_positions_without_a_note_and_days_without_positions_are_no_first_start(telling: Telling) -> None:
+    telling.write(invoices(range(2)))
+    produce_many(telling.kafka.bootstrap, f"{telling.name}.days", [(b"a", b"{}")])
+    assert telling.start().wait(60) == 78, telling.log()
+    assert "--since" in telling.log()
+    client = {"bootstrap.servers": telling.kafka.bootstrap, "group.id": f"streamer-{telling.name}.days"}
+    consumer = Consumer(client)
+    consumer.commit(offsets=[TopicPartition(f"{telling.name}.invoices", 0, 1)], asynchronous=False)
+    consumer.close()
+    assert telling.start("--since", "2026-03-01").wait(60) == 78, telling.log()
+    assert "has positions that streamer days has not written" in telling.log()
