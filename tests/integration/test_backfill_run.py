@@ -125,6 +125,7 @@ def test_replicas_that_are_killed_and_come_again_answer_each_record_once(span: R
     assert span.answered() == span.wanted
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_says_how_far_it_is_and_goes_on(span: Range) -> None:
     span.write(1_200, seconds=0.3)
     process = span.start()

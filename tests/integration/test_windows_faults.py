@@ -16,7 +16,7 @@ import pytest
 
 from schemas import UsedFeatures, used_features
 from tests.faults.long_run import kill_one_by_one
-from tests.faults.stream import PROTOCOLS, Stream
+from tests.faults.stream import Stream
 from tests.faults.worker_main import POINTS, SlowCounting
 from tests.services import Kafka, Redis, create_topic, read_topic
 
@@ -72,7 +72,7 @@ def windows(stream: Stream, server: Redis, folder: Path) -> Iterator[Callable[[]
         running[0].wait()
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [pytest.param("classic", marks=pytest.mark.slow), "consumer"])
 def test_a_worker_with_features_that_dies_at_every_step(
     kafka: Kafka, redis_server: Redis, tmp_path: Path, protocol: str
 ) -> None:
