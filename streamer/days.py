@@ -18,7 +18,7 @@ import structlog
 
 from schemas import Event
 from streamer.clock import Clock
-from streamer.entities import time_of
+from streamer.entities import from_the_future, time_of
 from streamer.panes import DAY_S, hash_of
 from streamer.records import Positions, Record
 
@@ -27,9 +27,6 @@ log = structlog.get_logger(__name__)
 DAY_MS = 1000 * DAY_S
 LATE_MS = 3_600_000
 """A day is open so long after its end, by event time, for events that come late."""
-AHEAD_MS = DAY_MS
-"""What happened so long after its record was written, or after now, cannot be true, and would end days that are not
-over."""
 NEVER = -1_000_000
 """A day before all others."""
 NOWHERE = -(2**62)
@@ -92,9 +89,8 @@ class Calendar:
         """Let an event count on its day. Records of a partition in order; what the declaration's own code raises goes
         through, and nothing has changed then."""
         at_ms = time_of(event)
-        now_ms = self._clock.time_ms()
-        if at_ms - AHEAD_MS > (min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms):
-            return Verdict.FUTURE
+        if from_the_future(event, record.timestamp_ms) or from_the_future(event, self._clock.time_ms()):
+            return Verdict.FUTURE  # it would end days that are not over
         found, day = list(self._days.amounts(event)), day_of(at_ms)
         self._heads[record.partition] = max(self._heads[record.partition], at_ms)
         if day <= self.told:

@@ -22,6 +22,8 @@ IDS_MAX = 1_000
 """Ids remembered of an entity; of more the oldest are forgotten."""
 BYTES_MAX = 1_000_000
 """Of one entity; what is larger was not written by us."""
+AHEAD_MS = 1000 * DAY_S
+"""What happened so long after its record was written cannot be true, and would make all that is true too late."""
 TABLE = "entities"
 CHANGELOG = f"-{TABLE}-changelog"
 """How the topic of what is kept ends, as faust names it."""
@@ -29,12 +31,14 @@ CHANGELOG = f"-{TABLE}-changelog"
 
 class Verdict(StrEnum):
     """What came of an event. `known`: the record is in already, as it was read again after a crash; `repeated`: another
-    record with its id is; `late`: its time is before all that any span covers."""
+    record with its id is; `late`: its time is before all that any span covers; `future`: it happened more than a day
+    after its record was written."""
 
     TAKEN = "taken"
     KNOWN = "known"
     REPEATED = "repeated"
     LATE = "late"
+    FUTURE = "future"
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -106,6 +110,11 @@ def days_group(group: str) -> str:
 def time_of(event: Event) -> int:
     """When it happened, in milliseconds since 1970."""
     return round(event.occurred_at.timestamp() * 1000)
+
+
+def from_the_future(event: Event, written_ms: int) -> bool:
+    """Whether it happened well after its record was written, at `written_ms`; 0 where that is not known."""
+    return 0 < written_ms < time_of(event) - AHEAD_MS
 
 
 def encode(kept: Kept) -> bytes:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from streamer.entities import AsOf, Entities, Kept, decode, encode
+from streamer.entities import AsOf, Entities, Kept, decode, encode, from_the_future
 from streamer.worker import Features
 
 Place = tuple[int, int]
@@ -14,11 +14,17 @@ Place = tuple[int, int]
 
 
 class Seen(NamedTuple):
-    """A record with an event, and whose it is."""
+    """A record with an event, whose it is, and when it was written (0: that is not known)."""
 
     place: Place
     entity: str
     event: Any
+    written_ms: int = 0
+
+    @property
+    def future(self) -> bool:
+        """Whether it counts for nothing but itself."""
+        return from_the_future(self.event, self.written_ms)
 
 
 class Made(NamedTuple):
@@ -33,8 +39,9 @@ def level(entities: Entities, records: Iterable[Seen]) -> Iterator[Made]:
     """The features at each event, of all records before it: what to train on. Records in order, by partition."""
     kept: dict[tuple[int, str], Kept] = defaultdict(Kept)
     for seen in records:
+        mine = kept[seen.place[0], seen.entity]
         try:
-            features, as_of = entities.known(kept[seen.place[0], seen.entity], seen.event, seen.place[1])
+            features, as_of = entities.known(decode(encode(mine)) if seen.future else mine, seen.event, seen.place[1])
         except Exception:  # noqa: S112 - of what a window takes from the event: it counts nowhere, and the worker rejects it
             continue
         yield Made(seen, features, as_of)
@@ -56,7 +63,8 @@ def as_logged(entities: Entities, records: Iterable[Seen], logged: Mapping[Place
         partition, offset = seen.place
         mine = kept[partition, seen.entity]
         try:
-            entities.take(mine, seen.event, offset)
+            if not seen.future:
+                entities.take(mine, seen.event, offset)
         except Exception:  # noqa: S112 - as above
             continue
         ready = waiting.pop(seen.place, [])

@@ -199,7 +199,7 @@ class WindowMetrics:
         self._worker = worker
         self._records = Counter(
             "streamer_windows_records",
-            "Records by what came of them: taken, known (read again), repeated (of an id), late, unreadable",
+            "Records by what came of them: taken, known (read again), repeated (of an id), late, future, unreadable",
             ["worker", "verdict"],
             registry=registry,
         )

@@ -113,7 +113,8 @@ def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[
             except Exception:  # noqa: S112 - the worker dead-letters such an event, and the windows leave it out
                 continue
             if entity is not None:
-                yield Seen((item.record.partition, item.record.offset), entity, item.event)
+                place = item.record.partition, item.record.offset
+                yield Seen(place, entity, item.event, item.record.timestamp_ms)
 
 
 def _from_file(file: Path) -> Iterator[Record]:
@@ -130,7 +131,8 @@ def _from_topic(chosen: Settings, topic: str) -> Iterator[Record]:
     from streamer.records import Record
 
     for message in _messages(chosen, topic):
-        yield Record(topic, message.partition(), message.offset(), message.key(), message.value(), None, 0)
+        place = topic, message.partition(), message.offset()
+        yield Record(*place, message.key(), message.value(), None, message.timestamp()[1])
 
 
 def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:

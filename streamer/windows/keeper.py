@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from streamer.entities import Entities, Kept, Verdict, decode, encode
+from streamer.entities import Entities, Kept, Verdict, decode, encode, from_the_future
 from streamer.event_reader import EventReader
 from streamer.ledger import Lane
 from streamer.records import Item, Record
@@ -54,6 +54,9 @@ class Keeper:
                 counts[UNREADABLE] += _failed(item, error)
                 continue
             if key is None:
+                continue
+            if from_the_future(item.event, item.record.timestamp_ms):
+                counts[Verdict.FUTURE] += 1
                 continue
             if key not in kept:
                 kept[key] = _kept(load(key))

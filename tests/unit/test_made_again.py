@@ -15,7 +15,8 @@ ENTITIES = Entities(Counting.windows)
 
 
 def records(count: int, seed: int = 1) -> list[Seen]:
-    """Of five entities on three partitions, in order by partition; some out of time's order, some sent twice."""
+    """Of five entities on three partitions, in order by partition; some out of time's order, sent twice, or with
+    a time that cannot be."""
     chance = random.Random(seed)
     offsets, made = [0, 0, 0], []
     for number in range(count):
@@ -23,7 +24,11 @@ def records(count: int, seed: int = 1) -> list[Seen]:
         partition = entity % 3
         event = ping(number - chance.choice([0, 0, 0, 3]), f"e{entity}", length=1)
         at = event.occurred_at + timedelta(hours=number - chance.uniform(0, 30))
-        made.append(Seen((partition, offsets[partition]), event.name, event.model_copy(update={"occurred_at": at})))
+        written_ms = round(at.timestamp() * 1000)
+        event = event.model_copy(
+            update={"occurred_at": at + chance.choice([0, 0, 0, 0, 0, 0, 300]) * timedelta(days=1)}
+        )
+        made.append(Seen((partition, offsets[partition]), event.name, event, written_ms))
         offsets[partition] += chance.randint(1, 3)  # between them lie records of no entity, and marks of transactions
     return made
 
@@ -34,7 +39,7 @@ def used(found: list[Seen], lag: int, seed: int) -> dict[Place, Made]:
     for number, seen in enumerate(found):
         state = Kept()
         for before in found[: max(0, number + 1 + chance.randint(-lag, lag))]:
-            if (before.place[0], before.entity) == (seen.place[0], seen.entity):
+            if (before.place[0], before.entity) == (seen.place[0], seen.entity) and not before.future:
                 ENTITIES.take(state, before.event, before.place[1])
         answers[seen.place] = Made(seen, *ENTITIES.known(decode(encode(state)), seen.event, seen.place[1]))
     return answers

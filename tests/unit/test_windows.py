@@ -6,10 +6,12 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from faust.types import TP
@@ -33,6 +35,7 @@ from streamer.windows.table import Table
 from tests.echo import Counting, Echo, Ping, ping
 
 ENTITIES = Entities(Counting.windows)
+YEAR = timedelta(days=365)
 
 
 def keeper() -> Keeper:
@@ -66,6 +69,13 @@ def test_a_block_goes_on_from_what_is_kept() -> None:
     for block in (records(ping(1), ping(2)), records(ping(3), start=2)):
         table |= keeper().take(block, table.get).changed
     assert table == keeper().take(records(ping(1), ping(2), ping(3)), lambda key: None).changed
+
+
+def test_an_event_of_the_future_makes_no_other_too_late() -> None:
+    ahead = ping(1).model_copy(update={"occurred_at": ping(1).occurred_at + YEAR})
+    found = [msgspec.structs.replace(one, timestamp_ms=time_of(ping(0))) for one in records(ping(0), ahead, ping(7))]
+    taken = keeper().take(found, lambda key: None)
+    assert taken.verdicts == {"taken": 2, "future": 1}
 
 
 def test_a_block_that_is_read_again_changes_nothing() -> None:
