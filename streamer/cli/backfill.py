@@ -36,7 +36,8 @@ Topic = Annotated[
     str | None, typer.Option("--topic", metavar="T", help="What to read; default: the worker's own source.")
 ]
 From = Annotated[
-    str, typer.Option("--from", metavar="TIME", help="The first record, by its timestamp: 2026-01-31T12:00, or start.")
+    str,
+    typer.Option("--from", metavar="TIME", help="The first record, by when it was written: 2026-01-31, or start."),
 ]
 To = Annotated[str, typer.Option("--to", metavar="TIME", help="The first record that is not answered; a time past.")]
 Target = Annotated[
@@ -65,19 +66,30 @@ def backfill(
     began, ended = time_ms(start), time_ms(end)
     if ended is None or ended > time.time() * 1000:
         raise Usage(f"--to {end}: name a time that is past, so that everybody who works on it sees the same range")
+    if began is not None and began >= ended:
+        raise Usage(f"--from {start} is not before --to {end}")
     chosen = settings(config, sets)
     from streamer import app, registry
     from streamer import log as logs
 
     found = registry.find(worker)
     source, target = topic or found.source, target or f"{found.target}.backfill"
+    if target in (found.target, source):
+        raise Usage(
+            f"--target {target}: who reads it would find answers twice, or answers for events; name another topic"
+        )
     if found.windows and source != found.source:
         raise Usage(f"{found.name} reads windows, which are those of {found.source}; leave --topic out")
     asked = hashlib.blake2b(f"{source} {start} {end} {target}".encode(), digest_size=4).hexdigest()
     group = f"{chosen.kafka.group(found.name)}.backfill.{asked}"
-    chosen = chosen.model_copy(update={"kafka": chosen.kafka.model_copy(update={"group_id": group})})
+    port = {} if "port" in chosen.http.model_fields_set else {"port": 0}  # that of a worker beside it
+    own = {"kafka": chosen.kafka.model_copy(update={"group_id": group}), "http": chosen.http.model_copy(update=port)}
+    chosen = chosen.model_copy(update=own)
     logs.configure(chosen.log.level, chosen.log.format)
     span = _Span(chosen, source, began, ended)
+    if span.empty():
+        print(f"no record of {source} was written from {start} to {end} (that is its timestamp, not when it happened)")
+        return
     span.begin()
     span.topics([target, dead_letters(source)])
     if not span.done():
@@ -172,6 +184,10 @@ class _Span:
         with self._lock, kafka.explained(self._consumer, self._settings, *self._needed):
             self._look()
         return len(self._finished) == len(self._partitions)
+
+    def empty(self) -> bool:
+        """Whether there is nothing to answer."""
+        return self._total() == 0
 
     def said(self) -> str:
         """How far it is, for people."""

@@ -25,7 +25,7 @@ from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.clock import SystemClock
 from streamer.config import client_config
-from streamer.days import NEVER, Calendar, Days, date_of, end_of, number_of
+from streamer.days import NEVER, Calendar, Days, Verdict, date_of, end_of, number_of
 from streamer.entities import days_group
 from streamer.errors import BadConfig, Reason, Temporary, Unreachable
 from streamer.event_reader import EventReader
@@ -117,6 +117,7 @@ class _Session:
         self._reader = EventReader(days.event, chosen.limits.record_bytes_max, keys)
         self._ended: dict[int, tuple[float, int]] = {}
         self._looked_at = 0.0
+        self._late = 0
         self._idle: set[int] = set()
         self._sent_at: dict[int, int] = {}
         self._failed: list[KafkaError] = []
@@ -249,6 +250,7 @@ class _Session:
                 counts[self._verdict(item)] += 1
             self._position[item.record.partition] = item.record.offset + 1
         self._metrics.records(counts)
+        self._late += counts[Verdict.LATE]
 
     def _verdict(self, item: Item) -> str:
         try:
@@ -271,6 +273,9 @@ class _Session:
             marks = {}
         self._idle = {partition for partition, (_, high) in marks.items() if high == candidates[partition]}
         self._looked_at = time.monotonic()
+        if self._late:
+            log.info("records of days that were told: too late, or counted before a restart", records=self._late)
+            self._late = 0
 
     def _tell(self, day: int, health: Health) -> None:
         """One transaction: the day's events, and where to go on after it. Of a day on which nobody has anything to tell

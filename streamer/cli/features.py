@@ -17,7 +17,7 @@ from schemas import UsedFeatures, used_features
 from streamer.cli import kafka
 from streamer.cli.common import ConfigFile, Sets, progress, settings
 from streamer.cli.run import WorkerName
-from streamer.errors import Usage
+from streamer.errors import Unreachable, Usage
 from streamer.feature_log import used
 from streamer.rights import needs
 from streamer.settings import Settings
@@ -137,8 +137,12 @@ def _from_topic(chosen: Settings, topic: str) -> Iterator[Record]:
 
 def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:
     """Of each place in the source topic whose features were logged: up to which offset they had been counted."""
-    found = {}
-    for message in _messages(chosen, used_features(worker.target)):
+    found, topic = {}, used_features(worker.target)
+    if kafka.counts(kafka.admin(chosen), chosen, [topic], "READ")[topic] is None:
+        raise Unreachable(
+            f"nothing was logged: there is no topic {topic}. Run the worker with features.log_share above 0"
+        )
+    for message in _messages(chosen, topic):
         used = UsedFeatures.model_validate_json(message.value())
         found[used.source.partition, used.source.offset] = used.features_as_of.offset
     return found

@@ -147,9 +147,17 @@ def test_one_that_is_stopped_says_how_far_it_is_and_goes_on(span: Range) -> None
         (("--from", "start", "--to", "2100-01-01"), "name a time that is past"),
         (("--from", "start", "--to", "start"), "name a time that is past"),
         (("--from", "yesterday", "--to", "2026-01-01"), "write a time such as"),
+        (("--from", "2026-01-02", "--to", "2026-01-01"), "is not before"),
+        (("--from", "start", "--to", "2026-01-01", "--target", "{name}.doubles"), "find answers twice"),
     ],
 )
 def test_a_range_that_is_none_is_refused(span: Range, words: tuple[str, ...], said: str) -> None:
     span.write(10)
-    assert span.start(*words).wait(60) == 2
+    assert span.start(*(word.format(name=span.name) for word in words)).wait(60) == 2
     assert said in span.log()
+
+
+def test_a_range_without_records_is_said_to_be_empty(span: Range) -> None:
+    span.write(10)
+    assert span.start("--from", "2020-01-01", "--to", "2020-02-01").wait(60) == 0, span.log()
+    assert "no record of" in span.log()
