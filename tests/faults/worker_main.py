@@ -249,7 +249,7 @@ def backwards(producer: OpenProducer, plan: Plan) -> None:
 
 def deaf(producer: OpenProducer, plan: Plan) -> None:
     """The producer goes on after a commit that may have been sent twice, as if a success left nothing open."""
-    TransactionalSink._on_error = lambda self, error: None  # type: ignore[method-assign]
+    TransactionalSink._on_error = lambda self, *said: None  # type: ignore[method-assign]
     TransactionalSink._once = lambda self: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
 
 

@@ -4,6 +4,7 @@ being handled when it did, whose stack may hold the producer."""
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -63,3 +64,31 @@ def is_freed(setup: Setup) -> bool:
     setup.sink.recover(Deadline(setup.clock, 5))
     gc.collect()
     return failed() is None
+
+
+def test_a_producer_that_hangs_in_a_commit_is_heard_until_it_comes_back() -> None:
+    hangs, comes_back = threading.Event(), threading.Event()
+
+    def hang(_: FailingProducer) -> None:
+        hangs.set()
+        comes_back.wait(30)
+
+    setup = Setup(offsets=hang)
+    setup.write()
+    commit = setup.sink.begin({0: 1}, Deadline(setup.clock, 5))
+    left = threading.Thread(target=commit)
+    left.start()
+    assert hangs.wait(30)
+    setup.sink.recover(Deadline(setup.clock, 5))
+    old, new = setup.producers
+    setup.sink.serve()
+    assert (old.calls[-1], new.calls[-1]) == ("poll", "poll"), "what nobody hears is kept"
+    old.config["error_cb"](KafkaError(KafkaError._TRANSPORT))
+    setup.write()
+    setup.commit()
+    assert len(setup.producers) == 2, "its troubles are not those of its successor"
+    comes_back.set()
+    left.join(30)
+    heard = len(old.calls)
+    setup.sink.serve()
+    assert len(old.calls) == heard
