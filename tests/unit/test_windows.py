@@ -29,7 +29,7 @@ from streamer.windows import running
 from streamer.windows.blocks import Consumer
 from streamer.windows.credentials import credentials
 from streamer.windows.keeper import Keeper
-from streamer.windows.service import build
+from streamer.windows.service import Service, build
 from streamer.windows.shelf import CHUNK, Shelf
 from streamer.windows.table import Table
 from tests.echo import Counting, Echo, Ping, ping
@@ -309,9 +309,9 @@ def table(tmp_path: Path) -> Table:
     return Table(app, name="entities", key_type=bytes, value_type=bytes, options={"driver": "rocksdict"})
 
 
-def change(table: Table, offset: int, key: str, kept: int) -> Any:
-    """A record of the changelog: an entity as it was after the source's record `kept`."""
-    value = encode(Kept(kept))
+def change(table: Table, offset: int, key: str, kept: int | Kept) -> Any:
+    """A record of the changelog: an entity, such as one that is empty but for the source's record `kept`."""
+    value = encode(kept if isinstance(kept, Kept) else Kept(kept))
     tp = TP(table.changelog_topic_name, 0)
     return SimpleNamespace(
         message=SimpleNamespace(tp=tp, partition=0, offset=offset, key=b"e" + key.encode(), value=value)
@@ -353,3 +353,46 @@ def test_an_entity_may_be_called_like_what_faust_keeps(table: Table) -> None:
     assert table.load(0, b"__faust\0offset__") == b"1"
     assert table.persisted_offset(TP(table.changelog_topic_name, 0)) == 0
     assert list(table.everything(0)) == [(b"__faust\0offset__", b"1")]
+
+
+def test_panes_that_are_over_count_for_nothing_after_a_recovery(table: Table) -> None:
+    """faust's own windows do not expire once they were read from their changelog (#385)."""
+    kept = Kept()
+    for number in range(3):
+        ENTITIES.take(kept, ping(number), number)
+    table.apply_changelog_batch([change(table, 0, "one", kept)])
+    recovered = decode(table.load(0, b"one") or b"")
+    later = ping(9).model_copy(update={"occurred_at": ping(0).occurred_at + timedelta(days=30)})
+    features, _ = ENTITIES.known(recovered, later, 9)
+    assert features == {"pings_1h": 1, "pings_7d": 1, "total_1d": 9}
+    newest = time_of(later) // 1000
+    assert {(size, number) for size, panes in recovered.entity.panes.items() for number in panes} == {
+        (size, newest // size) for size in recovered.entity.panes
+    }, "nor is there anything left of them"
+
+
+def test_a_block_that_fails_is_neither_acknowledged_nor_gone_past() -> None:
+    """faust acknowledges what a failed `take` held, and starts an agent again behind it."""
+    consumer = SimpleNamespace(done=lambda message: told.append("done"))
+    told: list[str] = []
+
+    async def fails(message: Any) -> None:
+        raise ValueError("the broker did not take all of it")
+
+    async def events() -> Any:
+        for _ in range(2):
+            yield SimpleNamespace(message=None, ack=lambda: told.append("ack"))
+
+    async def run() -> BaseException | None:
+        service = object.__new__(Service)
+        service._one_at_a_time, service._ended = asyncio.Lock(), asyncio.Event()
+        service._app = SimpleNamespace(consumer=consumer)  # type: ignore[assignment]
+        service._take = fails  # type: ignore[method-assign]
+        work = asyncio.create_task(service._work(SimpleNamespace(noack=lambda: SimpleNamespace(events=events))))
+        await asyncio.wait_for(service._ended.wait(), 10)
+        assert not work.done(), "it waits for the end of the process, and takes no other block"
+        work.cancel()
+        return service._failure
+
+    assert isinstance(asyncio.run(run()), ValueError)
+    assert told == []
