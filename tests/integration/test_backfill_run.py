@@ -111,8 +111,8 @@ def test_a_range_is_answered_once_and_the_same_command_finds_nothing_left(span: 
 
 
 def test_replicas_that_are_killed_and_come_again_answer_each_record_once(span: Range) -> None:
-    span.write(2_400, seconds=0.25)
-    chance, ends = random.Random(3), time.monotonic() + 30
+    span.write(1_500, seconds=0.25)
+    chance, ends = random.Random(3), time.monotonic() + 14
     running = [span.start(), span.start()]
     while time.monotonic() < ends:
         time.sleep(chance.uniform(3, 6))

@@ -76,7 +76,7 @@ def test_from_one_worker_to_three_and_back(kafka: Kafka, tmp_path: Path, protoco
     assert computed == report.inputs, "what moved was finished first, so nothing was computed twice"
 
 
-@pytest.mark.parametrize("end", [Kafka.stop, Kafka.kill])
+@pytest.mark.parametrize("end", [pytest.param(Kafka.stop, marks=pytest.mark.slow), Kafka.kill])
 def test_a_broker_restart_is_waited_for(kafka: Kafka, tmp_path: Path, end: Callable[[Kafka], None]) -> None:
     with Stream(kafka, tmp_path) as stream:
         workers = [stream.start("a"), stream.start("b")]
@@ -192,7 +192,7 @@ def test_at_least_once_may_repeat_and_never_loses(kafka: Kafka, tmp_path: Path) 
     assert set(report.complaints) == {"duplicated"}, report
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_a_new_group_outlives_a_transaction_that_its_first_worker_left_open(
     kafka: Kafka, tmp_path: Path, protocol: str
 ) -> None:

@@ -97,7 +97,7 @@ def test_a_request_that_arrives_twice(broker: Broker, tmp_path: Path) -> None:
     assert result == exact(len(APIS)), result
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.slow)])
 def test_ambiguous_ends_of_transactions(
     broker: Broker, tmp_path: Path, protocol: str, record_property: Callable[[str, object], None]
 ) -> None:
