@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from tests.commands import STREAMER
 from tests.services import ServiceError, start_kafka, start_redis, unique
 from tests.services.process import HOST, free_ports, tail
 
@@ -47,7 +47,7 @@ def command(*words: str, sets: Mapping[str, str], folder: Path) -> list[str]:
     nothing = folder / "nothing.toml"
     nothing.touch()
     given = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-    return [str(Path(sys.executable).with_name("streamer")), *words, "--config", str(nothing), *given]
+    return [STREAMER, *words, "--config", str(nothing), *given]
 
 
 def environment() -> dict[str, str]:

@@ -20,11 +20,11 @@ from urllib.request import urlopen
 from benchmarks.report import table
 from schemas import InvoiceEvent
 from streamer.demo.children import free_port
+from tests.commands import STREAMER, environment, start
 from tests.data import shared
 from tests.services import Kafka, Redis, create_topic, produce_many, start_kafka, start_redis, unique
 from workers.purchase_propensity.history import load
 
-STREAMER = str(Path(sys.executable).with_name("streamer"))
 WORKER = """
 from workers.purchase_propensity.worker import PurchasePropensityWorker
 
@@ -69,18 +69,16 @@ def measure(kafka: Kafka, server: Redis, events: Sequence[InvoiceEvent]) -> Cost
     produce_many(kafka.bootstrap, name, [(one.key.encode(), one.model_dump_json().encode()) for one in events])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "mine.py").write_text(WORKER.format(name=name), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "STREAMER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "STREAMER_CACHE__URL": server.url,
-            "STREAMER_ALLOW_INSECURE": "true",
-            "STREAMER_HTTP__PORT": str(port),
-            "TMPDIR": folder,
-        }
-        where = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([STREAMER, "topics", "apply", "mine.py:Mine"], check=True, **where)  # type: ignore[call-overload]
-        process = subprocess.Popen([STREAMER, "windows", "mine.py:Mine"], **where)  # type: ignore[call-overload]
+        settings = environment(
+            kafka__bootstrap_servers=kafka.bootstrap,
+            cache__url=server.url,
+            allow_insecure="true",
+            http__port=str(port),
+        )
+        environ, place = {**settings, "TMPDIR": folder}, Path(folder)
+        apply = [STREAMER, "topics", "apply", "mine.py:Mine"]
+        subprocess.run(apply, cwd=place, env=environ, check=True, stdout=subprocess.DEVNULL)
+        process = start(["windows", "mine.py:Mine"], place, environ)
         try:
             return _sampled(len(events), lambda: _counted(port), process)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,8 @@ from streamer.derive import WHOLE_MAX
 from streamer.encryption import Cipher
 from streamer.errors import Reason, Reject
 from streamer.json_limits import LIST, TABLE, exceeded, shallow
-from streamer.records import Item, Rejected
+from streamer.ledger import Lane
+from streamer.records import Item, Record, Rejected
 
 
 class EventReader:
@@ -56,6 +57,12 @@ class EventReader:
             except Exception:
                 doubtful.append(item)
         return [(item, rejected) for item in doubtful if (rejected := self._decode(item))]
+
+    def read(self, records: Iterable[Record]) -> list[tuple[Record, Any, Rejected | None]]:
+        """Each record with its event, or with why it has none: for whoever reads beside the engine."""
+        items = [Item(record, Lane(record.partition)) for record in records]
+        rejected = {id(item): why for item, why in self.decode_many(items)}
+        return [(item.record, item.event, rejected.get(id(item))) for item in items]
 
     def _decode(self, item: Item) -> Rejected | None:
         record = item.record

@@ -191,18 +191,32 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class WindowMetrics:
-    """What the windows process of a worker tells of itself."""
+class _Beside:
+    """What a process beside a worker tells of itself: what came of records, under `name`, and all of it as text."""
 
-    def __init__(self, worker: str, registry: CollectorRegistry) -> None:
+    def __init__(self, worker: str, registry: CollectorRegistry, name: str, verdicts: str) -> None:
         self._registry = registry
         self._worker = worker
         self._records = Counter(
-            "streamer_windows_records",
-            "Records by what came of them: taken, known (read again), repeated (of an id), late, future, unreadable",
-            ["worker", "verdict"],
-            registry=registry,
+            name, f"Records by what came of them: {verdicts}", ["worker", "verdict"], registry=registry
         )
+
+    def records(self, verdicts: Mapping[str, int]) -> None:
+        """Records were taken in."""
+        for verdict, count in verdicts.items():
+            self._records.labels(self._worker, verdict).inc(count)
+
+    def text(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self._registry)
+
+
+class WindowMetrics(_Beside):
+    """What the windows process of a worker tells of itself."""
+
+    def __init__(self, worker: str, registry: CollectorRegistry) -> None:
+        verdicts = "taken, known (read again), repeated (of an id), late, future, unreadable"
+        super().__init__(worker, registry, "streamer_windows_records", verdicts)
         self._restored = Counter(
             "streamer_windows_restored",
             "Entities that were written to Redis again because it had lost them, or may have",
@@ -213,11 +227,6 @@ class WindowMetrics:
             "streamer_windows_lag_messages", "Records that are not in the windows yet", ["worker"], registry=registry
         ).labels(worker)
 
-    def records(self, verdicts: Mapping[str, int]) -> None:
-        """A block was taken in."""
-        for verdict, count in verdicts.items():
-            self._records.labels(self._worker, verdict).inc(count)
-
     def restored(self, entities: int) -> None:
         """Entities were written again."""
         self._restored.inc(entities)
@@ -226,23 +235,13 @@ class WindowMetrics:
         """Records between what is taken in and the end, of all partitions that are ours."""
         self._lag.set(messages)
 
-    def text(self) -> bytes:
-        """All metrics as Prometheus reads them."""
-        return generate_latest(self._registry)
 
-
-class DayMetrics:
+class DayMetrics(_Beside):
     """What the process that tells a worker of days says of itself."""
 
     def __init__(self, worker: str, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._worker = worker
-        self._records = Counter(
-            "streamer_days_records",
-            "Records by what came of them: taken, repeated (of an id), late, future, unreadable",
-            ["worker", "verdict"],
-            registry=registry,
-        )
+        verdicts = "taken, repeated (of an id), late, future, unreadable"
+        super().__init__(worker, registry, "streamer_days_records", verdicts)
         self._events = Counter(
             "streamer_days_events", "Events of days that are over", ["worker"], registry=registry
         ).labels(worker)
@@ -250,16 +249,7 @@ class DayMetrics:
             "streamer_days_told_timestamp_seconds", "End of the last day that was told", ["worker"], registry=registry
         ).labels(worker)
 
-    def records(self, verdicts: Mapping[str, int]) -> None:
-        """Records were taken in."""
-        for verdict, count in verdicts.items():
-            self._records.labels(self._worker, verdict).inc(count)
-
     def told(self, end_s: float, events: int) -> None:
         """A day that ended at `end_s` (seconds since 1970) has been told, in so many events."""
         self._told.set(end_s)
         self._events.inc(events)
-
-    def text(self) -> bytes:
-        """All metrics as Prometheus reads them."""
-        return generate_latest(self._registry)

@@ -244,7 +244,7 @@ class TransactionalSink:
         self._begun = kept
 
     def serve(self) -> None:
-        # One that hangs in a commit goes on telling how its line is: with nobody to hear it that takes 5 MB a minute.
+        # One that hangs in a commit goes on telling how its line is: what nobody hears is kept for it.
         for producer in (self._producer, *self._out):
             if producer is not None:
                 hear(producer)

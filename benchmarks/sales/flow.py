@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,10 +20,10 @@ from schemas import InvoiceEvent
 from streamer.demo.children import Program, free_port
 from streamer.demo.scrape import Probe
 from streamer.errors import Unreachable
+from tests.commands import STREAMER
 from workers.purchase_propensity.worker import PurchasePropensityWorker
 from workers.sales_forecast.worker import SalesForecast
 
-STREAMER = str(Path(sys.executable).with_name("streamer"))
 PARTITIONS = "4"
 GAP_S = 3.0
 """Nobody buys at night: the shop waits no longer than this for the next invoice."""

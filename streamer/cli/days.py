@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
 from typing import Annotated, Any
@@ -30,10 +29,9 @@ from streamer.entities import days_group
 from streamer.errors import BadConfig, Reason, Temporary, Unreachable
 from streamer.event_reader import EventReader
 from streamer.health import Health, HealthServer
-from streamer.ledger import Lane
 from streamer.line import STUMBLES
 from streamer.metrics import DayMetrics
-from streamer.records import Item, Record
+from streamer.records import Record
 from streamer.rights import ANSWER_S, forbidden, needs
 from streamer.settings import Settings
 
@@ -81,11 +79,11 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
     first = None if since is None else number_of(since.date())
     session = _Session(chosen, days_group(chosen.kafka.group(found.name)), found.days, found.source, first, metrics)
     try:
-        with _stopping() as stopping:
-            health.warm()
-            health.assigned()
-            log.info("days begin", told=session.told(), http_port=server.port)
-            session.run(stopping, health)
+        stopping = _stop_on_signals()
+        health.warm()
+        health.assigned()
+        log.info("days begin", told=session.told(), http_port=server.port)
+        session.run(stopping, health)
     finally:
         session.close()
         server.close()
@@ -228,35 +226,30 @@ class _Session:
 
     def _take(self, messages: Iterable[Any]) -> None:
         counts: Counter[str] = Counter()
-        items = []
+        records = []
         for message in messages:
             if message.error() is None:
                 self._ended.pop(message.partition(), None)
-                items.append(Item(_record(message), Lane(message.partition())))
+                records.append(_record(message))
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 self._ended[message.partition()] = time.monotonic(), message.offset()
             elif message.error().fatal() or not message.error().retriable():
                 raise Unreachable(f"cannot read {self._days.event.topic}: {message.error().str()}")
-        rejected = self._reader.decode_many(items)
-        if any(why.reason is Reason.NOT_DECRYPTED for _, why in rejected):
-            raise BadConfig(
-                f"{self._days.event.topic} is encrypted, and not by a key that is known here: it would count nowhere"
-            )
-        unreadable = {id(item) for item, _ in rejected}
-        for item in items:
-            if id(item) in unreadable:
-                counts[UNREADABLE] += 1
-            else:
-                counts[self._verdict(item)] += 1
-            self._position[item.record.partition] = item.record.offset + 1
+        for record, event, rejected in self._reader.read(records):
+            if rejected is not None and rejected.reason is Reason.NOT_DECRYPTED:
+                raise BadConfig(
+                    f"{self._days.event.topic} is encrypted, and by no key that is known here: it would count nowhere"
+                )
+            counts[UNREADABLE if rejected is not None else self._verdict(record, event)] += 1
+            self._position[record.partition] = record.offset + 1
         self._metrics.records(counts)
         self._late += counts[Verdict.LATE]
 
-    def _verdict(self, item: Item) -> str:
+    def _verdict(self, record: Record, event: Event) -> str:
         try:
-            return self._calendar.take(item.record, item.event)
+            return self._calendar.take(record, event)
         except Exception as error:  # of the worker's own code; its text may quote the event
-            log.warning("an event that the days fail on", error=type(error).__name__, offset=item.record.offset)
+            log.warning("an event that the days fail on", error=type(error).__name__, offset=record.offset)
             return UNREADABLE
 
     def _look(self) -> None:
@@ -264,9 +257,8 @@ class _Session:
         topic, now = self._days.event.topic, time.monotonic()
         candidates = {partition: end for partition, (since, end) in self._ended.items() if now - since >= IDLE_S}
         try:
-            if (count := len(self._ends.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions)) > len(
-                self._partitions
-            ):
+            count = len(self._ends.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions)
+            if count > len(self._partitions):
                 raise Temporary(f"{topic} has {count} partitions now; start it again, it reads them all")
             marks = {p: self._ends.get_watermark_offsets(TopicPartition(topic, p), ANSWER_S) for p in candidates}
         except KafkaException:
@@ -348,8 +340,7 @@ def _record(message: Any) -> Record:
     return Record(message.topic(), message.partition(), message.offset(), message.key(), message.value(), None, at_ms)
 
 
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def _stop_on_signals() -> threading.Event:
     """Set on the first SIGTERM or Ctrl-C; a second one ends the process at once."""
     stopping = threading.Event()
 
@@ -359,4 +350,4 @@ def _stopping() -> Iterator[threading.Event]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    yield stopping
+    return stopping

@@ -97,24 +97,20 @@ def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[
     """The events among records, and whose they are; as the windows read them."""
     from streamer import encryption
     from streamer.event_reader import EventReader
-    from streamer.ledger import Lane
     from streamer.made_again import Seen
-    from streamer.records import Item
 
     keys = encryption.cipher(chosen.encryption.keys_file, worker.event, worker.source)
     reader = EventReader(worker.event, chosen.limits.record_bytes_max, keys)
-    while items := [Item(record, Lane(record.partition)) for record in islice(records, CHUNK)]:
-        broken = {id(item) for item, _ in reader.decode_many(items)}
-        for item in items:
-            if id(item) in broken:
+    while found := reader.read(islice(records, CHUNK)):
+        for record, event, rejected in found:
+            if rejected is not None:
                 continue
             try:
-                entity = worker.feature_key(item.event)
+                entity = worker.feature_key(event)
             except Exception:  # noqa: S112 - the worker dead-letters such an event, and the windows leave it out
                 continue
             if entity is not None:
-                place = item.record.partition, item.record.offset
-                yield Seen(place, entity, item.event, item.record.timestamp_ms)
+                yield Seen((record.partition, record.offset), entity, event, record.timestamp_ms)
 
 
 def _from_file(file: Path) -> Iterator[Record]:

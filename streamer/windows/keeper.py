@@ -10,8 +10,7 @@ import structlog
 
 from streamer.entities import Entities, Kept, Verdict, decode, encode, from_the_future
 from streamer.event_reader import EventReader
-from streamer.ledger import Lane
-from streamer.records import Item, Record
+from streamer.records import Record
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -40,30 +39,28 @@ class Keeper:
     def take(self, records: Sequence[Record], load: Load) -> Taken:
         """Take in records of one partition in order."""
         counts: Counter[str] = Counter()
-        items = [Item(record, Lane(record.partition)) for record in records]
-        unreadable = {id(item) for item, _ in self._reader.decode_many(items)}
-        counts[UNREADABLE] += len(unreadable)
         kept: dict[bytes, Kept] = {}
         changed: set[bytes] = set()
-        for item in items:
-            if id(item) in unreadable:
+        for record, event, rejected in self._reader.read(records):
+            if rejected is not None:
+                counts[UNREADABLE] += 1
                 continue
             try:
-                key = self._key(item.event)
+                key = self._key(event)
             except Exception as error:
-                counts[UNREADABLE] += _failed(item, error)
+                counts[UNREADABLE] += _failed(record, error)
                 continue
             if key is None:
                 continue
-            if from_the_future(item.event, item.record.timestamp_ms):
+            if from_the_future(event, record.timestamp_ms):
                 counts[Verdict.FUTURE] += 1
                 continue
             if key not in kept:
                 kept[key] = _kept(load(key))
             try:
-                verdict = self._entities.take(kept[key], item.event, item.record.offset)
+                verdict = self._entities.take(kept[key], event, record.offset)
             except Exception as error:
-                counts[UNREADABLE] += _failed(item, error)
+                counts[UNREADABLE] += _failed(record, error)
                 continue
             counts[verdict] += 1
             if verdict is not Verdict.KNOWN:
@@ -79,7 +76,7 @@ def _kept(value: bytes | None) -> Kept:
     return Kept() if value is None else decode(value)
 
 
-def _failed(item: Item, error: Exception) -> int:
+def _failed(record: Record, error: Exception) -> int:
     """One event that the worker's own code fails on: it counts for nothing here, and the worker dead-letters it."""
-    log.warning("an event that the windows fail on", error=type(error).__name__, offset=item.record.offset)
+    log.warning("an event that the windows fail on", error=type(error).__name__, offset=record.offset)
     return 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,12 +15,13 @@ import pytest
 from confluent_kafka import Producer
 
 from schemas import Prediction
+from tests.commands import environment, start
 from tests.echo import Pong, ping
 from tests.services import Kafka, create_topic, read_topic, unique
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import time
+from tests.commands import environment, start
 from tests.echo import Echo
 
 
@@ -46,14 +45,9 @@ class Range:
         self.folder = folder
         self.name = unique("range")
         create_topic(kafka.bootstrap, self.name, PARTITIONS)
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
-            "PYTHONPATH": str(ROOT),
-            "STREAMER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "STREAMER_ALLOW_INSECURE": "true",
-            "STREAMER_HTTP__PORT": "0",
-            "STREAMER_BATCH__ITEMS_MAX": "50",
-        }
+        self._environment = environment(
+            kafka__bootstrap_servers=kafka.bootstrap, allow_insecure="true", batch__items_max="50"
+        )
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def write(self, count: int, seconds: float = 0.0) -> None:
@@ -77,11 +71,9 @@ class Range:
         self.wanted = [2.0 * number for number in range(count, 2 * count)]
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("streamer")), "backfill", "mine.py:Mine", *(more or self.span)]
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=self.folder, env=self._environment, stdout=log, stderr=log)
-        self.processes.append(process)
-        return process
+        words = ["backfill", "mine.py:Mine", *(more or self.span)]
+        self.processes.append(start(words, self.folder, self._environment))
+        return self.processes[-1]
 
     def answered(self) -> list[float]:
         """In order, so that what is there twice is seen."""

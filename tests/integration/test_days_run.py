@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -22,10 +20,10 @@ from streamer.clock import SystemClock
 from streamer.days import Calendar
 from streamer.entities import time_of
 from streamer.records import Record
+from tests.commands import STREAMER, environment, start
 from tests.services import Kafka, create_topic, produce_many, read_topic, unique
 from workers.sales_forecast.days import DAYS
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 from schemas import InvoiceEvent
 from streamer.days import Days
@@ -55,17 +53,11 @@ class Telling:
         self.kafka = kafka
         self.name = unique("shop")
         self.folder = folder
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
-            "PYTHONPATH": str(ROOT),
-            "STREAMER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "STREAMER_ALLOW_INSECURE": "true",
-            "STREAMER_HTTP__PORT": "0",
-        }
+        self._environment = environment(kafka__bootstrap_servers=kafka.bootstrap, allow_insecure="true")
         (folder / "mine.py").write_text(WORKER.format(name=self.name))
         create_topic(kafka.bootstrap, f"{self.name}.invoices", PARTITIONS)
         subprocess.run(
-            [*self._streamer("topics", "apply"), "--partitions", "2"],
+            [STREAMER, "topics", "apply", "mine.py:Mine", "--partitions", "2"],
             cwd=folder,
             env=self._environment,
             check=True,
@@ -74,11 +66,8 @@ class Telling:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        with (self.folder / "log").open("ab") as log:
-            command = [*self._streamer("days"), *more]
-            process = subprocess.Popen(command, cwd=self.folder, env=self._environment, stdout=log, stderr=log)
-        self.processes.append(process)
-        return process
+        self.processes.append(start(["days", "mine.py:Mine", *more], self.folder, self._environment))
+        return self.processes[-1]
 
     def write(self, invoices: list[InvoiceEvent]) -> None:
         rows = [(invoice.key.encode(), invoice.model_dump_json().encode()) for invoice in invoices]
@@ -106,9 +95,6 @@ class Telling:
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
-
-    def _streamer(self, *verb: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("streamer")), *verb, "mine.py:Mine"]
 
 
 @pytest.fixture
@@ -221,7 +207,7 @@ def test_a_day_that_is_gone_from_the_topic_is_no_day_without_sales(telling: Tell
 
 def test_a_worker_without_days_is_told_so(telling: Telling) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("streamer")), "days", "lead-scoring", "--set", "allow_insecure=true"],
+        [STREAMER, "days", "lead-scoring", "--set", "allow_insecure=true"],
         capture_output=True,
         check=False,
     )

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import ROOT, environment
+
 CARD = ROOT / "workers" / "sales_forecast" / "README.md"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_all_is_answered_once_and_forecast_as_the_model_card_says(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.sales", "--seconds", "20", "--page", str(tmp_path / "page.html")],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,11 +13,11 @@ import pytest
 
 from schemas import InvoiceEvent, InvoiceLine
 from streamer.entities import Entities, changelog
+from tests.commands import environment, start
 from tests.services import Redis, count_topic, create_topic, produce_many, unique
 from tests.services.secure_kafka import Right, SecureKafka, rights
 from workers.purchase_propensity.windows import WINDOWS
 
-ROOT = Path(__file__).parents[2]
 WORKERS = """
 from schemas import InvoiceEvent
 from streamer.days import Days
@@ -90,21 +88,13 @@ class Place:
         ]
         rows = [(one.key.encode(), one.model_dump_json().encode()) for one in invoices]
         produce_many(kafka.bootstrap, self.name, [*rows, (b"c", b"{")])
-        client = {f"STREAMER_KAFKA__CLIENT__{n.replace('.', '_').upper()}": v for n, v in kafka.by_scram().items()}
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
-            "PYTHONPATH": str(ROOT),
-            "STREAMER_KAFKA__BOOTSTRAP_SERVERS": kafka.sasl,
-            "STREAMER_CACHE__URL": redis.url,
-            "STREAMER_HTTP__PORT": "0",
-            "TMPDIR": str(folder),
-            **client,
-        }
+        client = {f"kafka__client__{name.replace('.', '_')}": value for name, value in kafka.by_scram().items()}
+        settings = environment(kafka__bootstrap_servers=kafka.sasl, cache__url=redis.url, **client)
+        self._environment = {**settings, "TMPDIR": str(folder)}
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        command = [str(Path(sys.executable).with_name("streamer")), *words]
-        with (self.folder / "log").open("wb") as log:
-            return subprocess.Popen(command, cwd=self.folder, env=self._environment, stdout=log, stderr=log)
+        (self.folder / "log").unlink(missing_ok=True)  # what was said before is of other rights
+        return start(words, self.folder, self._environment)
 
     def log(self) -> str:
         return (self.folder / "log").read_text()

@@ -4,9 +4,7 @@ prediction and one line of what it was made of."""
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from schemas import UsedFeatures, used_features
+from tests.commands import STREAMER, environment, start
 from tests.faults.long_run import kill_one_by_one
 from tests.faults.stream import Stream
 from tests.faults.worker_main import POINTS, SlowCounting
 from tests.services import Kafka, Redis, create_topic, read_topic
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 from tests.echo import Counting
 
@@ -42,17 +40,9 @@ def windows(stream: Stream, server: Redis, folder: Path) -> Iterator[Callable[[]
     (folder / "mine.py").write_text(
         WORKER.format(name=SlowCounting.name, source=stream.source, target=stream.target), encoding="utf-8"
     )
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
-        "PYTHONPATH": str(ROOT),
-        "STREAMER_KAFKA__BOOTSTRAP_SERVERS": stream.via,
-        "STREAMER_KAFKA__GROUP_ID": stream.group,
-        "STREAMER_CACHE__URL": server.url,
-        "STREAMER_HTTP__PORT": "0",
-        "TMPDIR": str(folder),
-    }
-    streamer = str(Path(sys.executable).with_name("streamer"))
-    subprocess.run([streamer, "topics", "apply", "mine.py:Mine"], cwd=folder, env=environment, check=True)
+    settings = environment(kafka__bootstrap_servers=stream.via, kafka__group_id=stream.group, cache__url=server.url)
+    environ = {**settings, "TMPDIR": str(folder)}
+    subprocess.run([STREAMER, "topics", "apply", "mine.py:Mine"], cwd=folder, env=environ, check=True)
 
     running: list[subprocess.Popen[bytes]] = []
 
@@ -60,9 +50,7 @@ def windows(stream: Stream, server: Redis, folder: Path) -> Iterator[Callable[[]
         for process in running:
             process.kill()
             process.wait()
-        with (folder / "windows.log").open("ab") as log:
-            command = [streamer, "windows", "mine.py:Mine"]
-            running[:] = [subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)]
+        running[:] = [start(["windows", "mine.py:Mine"], folder, environ, "windows.log")]
 
     again()
     try:

@@ -6,11 +6,9 @@ is compared with one that nothing ever happened to.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,12 +21,13 @@ import redis
 from schemas import UsedFeatures, used_features
 from streamer.entities import Entities, Kept, changelog, decode, encode
 from streamer.features import entity_key
+from tests.commands import STREAMER, environment, start
 from tests.echo import Counting, Ping, ping
 from tests.services import Kafka, Redis, create_topic, produce_many, read_topic, unique
 from tests.services.admin import admin_of
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
+from tests.commands import STREAMER, environment, start
 from tests.echo import Counting
 
 
@@ -50,15 +49,8 @@ class Windows:
         self.name = unique("pings")
         self.folder = folder
         self.client: redis.Redis = server.client()
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
-            "PYTHONPATH": str(ROOT),
-            "STREAMER_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "STREAMER_ALLOW_INSECURE": "true",
-            "STREAMER_CACHE__URL": server.url,
-            "STREAMER_HTTP__PORT": "0",
-            "TMPDIR": str(folder),
-        }
+        settings = environment(kafka__bootstrap_servers=kafka.bootstrap, cache__url=server.url, allow_insecure="true")
+        self._environment = {**settings, "TMPDIR": str(folder)}
         (folder / "mine.py").write_text(WORKER.format(name=self.name, source=self.name))
         create_topic(kafka.bootstrap, self.name, PARTITIONS)
         self.call("topics", "apply", "--set", "features.log_share=1")
@@ -66,17 +58,13 @@ class Windows:
 
     def start(self, *verb: str) -> subprocess.Popen[bytes]:
         """A process of `verb`, by default the windows."""
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                self._command(*(verb or ("windows",))), cwd=self.folder, env=self._environment, stdout=log, stderr=log
-            )
-        self._processes.append(process)
-        return process
+        self._processes.append(start(self._words(*(verb or ("windows",))), self.folder, self._environment))
+        return self._processes[-1]
 
     def call(self, *verb: str) -> str:
         """What a command that ends has printed."""
         done = subprocess.run(
-            self._command(*verb),
+            [STREAMER, *self._words(*verb)],
             cwd=self.folder,
             env=self._environment,
             check=True,
@@ -102,9 +90,9 @@ class Windows:
         made = [UsedFeatures.model_validate_json(line) for line in lines]
         return {one.prediction_id: one for one in made}
 
-    def _command(self, *verb: str) -> list[str]:
+    def _words(self, *verb: str) -> list[str]:
         verbs = 2 if verb[0] in ("topics", "features") else 1
-        return [str(Path(sys.executable).with_name("streamer")), *verb[:verbs], "mine.py:Mine", *verb[verbs:]]
+        return [*verb[:verbs], "mine.py:Mine", *verb[verbs:]]
 
     def write(self, events: list[Ping | bytes]) -> None:
         rows = [

@@ -24,8 +24,8 @@ ENGINE = [
         "log",
         "metrics",
     ],
-    ["derive", "event_reader", "manifest", "signatures", "models", "worker", "panes", "entities", "days", "ports"],
-    ["feature_log", "made_again", "codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
+    ["derive", "manifest", "signatures", "models", "worker", "panes", "entities", "days", "ports"],
+    ["feature_log", "made_again", "event_reader", "codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     [
         "rights",
         "line",
