@@ -37,13 +37,12 @@ from streamer.features import NoFeatures, RedisFeatures, WindowFeatures
 from streamer.garbage import QuietCollector, few_arenas
 from streamer.graphs import worth_recording
 from streamer.health import STALE_S, Health, HealthServer
-from streamer.ledger import Lane
 from streamer.log import keep_out
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
 from streamer.ranged import RangedSource, Span
-from streamer.records import Item, Record, Rejected
+from streamer.records import Item, Lane, Record, Rejected
 from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings

@@ -13,8 +13,7 @@ from streamer.derive import WHOLE_MAX
 from streamer.encryption import Cipher
 from streamer.errors import Reason, Reject
 from streamer.json_limits import LIST, TABLE, exceeded, shallow
-from streamer.ledger import Lane
-from streamer.records import Item, Record, Rejected
+from streamer.records import Item, Lane, Record, Rejected
 
 
 class EventReader:

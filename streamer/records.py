@@ -3,16 +3,14 @@ and "next to read" in positions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from streamer.errors import Reason
-
-if TYPE_CHECKING:
-    from streamer.ledger import Lane
+from streamer.errors import Internal, Reason
 
 Headers = list[tuple[str, bytes]]
 Positions = dict[int, int]
@@ -94,6 +92,56 @@ class Item(msgspec.Struct, eq=False, gc=False):
     cache_key: bytes | None = None
     followers: list[Item] | None = None
     outcome: Outcome | None = None
+
+
+class Lane:
+    """The open records of one partition during one assignment.
+
+    A lane that is `gone` stays with its items: whatever is settled on it later has no effect, which is what
+    makes an answer for a partition that was given up harmless.
+    """
+
+    __slots__ = ("gone", "items", "opened", "partition", "sizes")
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.items: deque[Item] = deque()
+        self.sizes: deque[tuple[int, int]] = deque()  # of each run that was opened: its last offset and its bytes
+        self.opened = -1
+        self.gone = False
+
+    def open(self, records: Sequence[Record]) -> list[Item]:
+        """Append records, whose offsets must grow.
+
+        Raises:
+            Internal: they do not.
+        """
+        last = self.opened
+        for record in records:
+            if record.offset <= last:
+                raise Internal(
+                    f"offset {record.offset} of partition {self.partition} came after {last}: "
+                    "the source must hand out growing offsets"
+                )
+            last = record.offset
+        self.opened = last
+        self.sizes.append((last, sum([len(record.value or b"") + len(record.key or b"") for record in records])))
+        items = [Item(record, self) for record in records]
+        self.items.extend(items)
+        return items
+
+    def release(self) -> list[Item]:
+        """Take out the settled items with nothing open before them."""
+        items = self.items
+        open_at = (at for at, item in enumerate(items) if item.outcome is None)
+        return [items.popleft() for _ in range(next(open_at, len(items)))]
+
+    def released_bytes(self, position: int) -> int:
+        """Bytes of the runs that ended before this position and were not told of yet."""
+        size = 0
+        while self.sizes and self.sizes[0][0] < position:
+            size += self.sizes.popleft()[1]
+        return size
 
 
 class Released(msgspec.Struct, frozen=True):

@@ -9,10 +9,9 @@ import torch
 from pydantic import BaseModel
 
 from schemas import Event
-from streamer.ledger import Lane
 from streamer.panes import Window
 from streamer.ports import FeatureStore
-from streamer.records import Item, Record
+from streamer.records import Item, Lane, Record
 from streamer.worker import Features, Tensors, Worker
 
 

@@ -19,8 +19,7 @@ from streamer.bench.events import Event
 from streamer.clock import SystemClock
 from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
 from streamer.errors import BadData
-from streamer.ledger import Lane
-from streamer.records import Item, Record, Rejected
+from streamer.records import Item, Lane, Record, Rejected
 from streamer.runner import Inference
 from streamer.settings import Settings
 from streamer.worker import Worker

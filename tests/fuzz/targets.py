@@ -24,9 +24,8 @@ from streamer.codec import Identity, JsonCodec
 from streamer.derive import Derived, as_model
 from streamer.encryption import Cipher, Keyring
 from streamer.errors import BadConfig, Reason
-from streamer.ledger import Lane
 from streamer.models import Description, Manifest
-from streamer.records import Item, Record
+from streamer.records import Item, Lane, Record
 from streamer.testing import ManualClock
 from streamer.worker import Worker
 from workers.lead_scoring.worker import LeadScoring

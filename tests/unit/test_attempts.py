@@ -11,10 +11,9 @@ from streamer.attempts import FILE_BYTES, Attempts, FileStore, MemoryStore
 from streamer.batcher import BatchPolicy
 from streamer.engine import Limits
 from streamer.errors import Exit, Reason
-from streamer.ledger import Lane
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Item, Record, Rejected
+from streamer.records import Item, Lane, Record, Rejected
 from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, FakeKafka, ManualClock, serve
 from streamer.testing.serving import build
 from tests.echo import CachedEcho, Echo, ping

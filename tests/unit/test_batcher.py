@@ -1,8 +1,7 @@
 import pytest
 
 from streamer.batcher import Batcher, BatchPolicy, CostModel, Release
-from streamer.ledger import Lane
-from streamer.records import Item, Record
+from streamer.records import Item, Lane, Record
 
 
 def item(cost: int = 1, due: float | None = None) -> Item:

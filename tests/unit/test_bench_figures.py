@@ -33,9 +33,8 @@ from streamer.bench.outcomes import Counts, Outcomes, waits_s
 from streamer.bench.serving import Figures, Moment
 from streamer.engine import STAGES
 from streamer.errors import BadData, Usage
-from streamer.ledger import Lane
 from streamer.metrics import Metrics
-from streamer.records import Batch, BatchResult, Item, Predicted, Record, Skipped
+from streamer.records import Batch, BatchResult, Item, Lane, Predicted, Record, Skipped
 from streamer.settings import Settings
 from streamer.stopwatch import Stopwatch
 from tests.echo import CachedEcho, Echo, ping

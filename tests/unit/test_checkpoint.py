@@ -5,9 +5,8 @@ from streamer.checkpoint import LOOK_S, REFUSALS_MAX, Checkpoint, CheckpointPart
 from streamer.clock import Deadline
 from streamer.codec import Identity, JsonCodec
 from streamer.errors import Aborted, Reason, Refused, Temporary, Unclear, Unreachable, Wait
-from streamer.ledger import Lane
 from streamer.metrics import Metrics
-from streamer.records import Item, Record, Rejected, Released
+from streamer.records import Item, Lane, Record, Rejected, Released
 from streamer.testing import FakeCommitter, FakeKafka, FakeSource, ManualClock
 from tests.echo import Echo
 

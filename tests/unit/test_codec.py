@@ -8,8 +8,7 @@ from streamer.codec import Identity, JsonCodec
 from streamer.entities import AsOf
 from streamer.errors import Reason
 from streamer.feature_log import FeatureLog
-from streamer.ledger import Lane
-from streamer.records import Item, Predicted, Record, Rejected, Skipped
+from streamer.records import Item, Lane, Predicted, Record, Rejected, Skipped
 from streamer.testing import ManualClock
 from tests.echo import Echo, Pong, ping
 

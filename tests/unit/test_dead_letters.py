@@ -2,8 +2,7 @@ import structlog
 
 from streamer import dead_letters
 from streamer.errors import Reason
-from streamer.ledger import Lane
-from streamer.records import Item, Record, Rejected, Skipped
+from streamer.records import Item, Lane, Record, Rejected, Skipped
 
 
 def item(offset, outcome, headers=None):

@@ -20,8 +20,7 @@ from streamer.cli import replay
 from streamer.codec import Identity, JsonCodec
 from streamer.encryption import PREFIX, WORD, Cipher, Keyring
 from streamer.errors import Reason, Reject
-from streamer.ledger import Lane
-from streamer.records import Item, Message, Record, Rejected
+from streamer.records import Item, Lane, Message, Record, Rejected
 from streamer.testing import ManualClock
 from tests.people import CANARIES, CANARY, Indiscreet, Person, as_json, person
 from tests.unit.test_pii import Seen

@@ -15,8 +15,7 @@ from streamer.codec import Identity, JsonCodec
 from streamer.derive import WHOLE_MAX, decoder
 from streamer.errors import Reason
 from streamer.json_limits import DEPTH_MAX, FEW, INT_MAX, INT_MIN, KEYS_MAX, depth, opened, outside, shallow
-from streamer.ledger import Lane
-from streamer.records import Item, Record, Rejected
+from streamer.records import Item, Lane, Record, Rejected
 from streamer.testing import ManualClock
 from tests.echo import Echo
 

@@ -8,9 +8,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.errors import Reason
-from streamer.ledger import Lane
 from streamer.metrics import BulkHistogram, Metrics
-from streamer.records import Batch, BatchResult, Item, Outcome, Predicted, Record, Rejected, Skipped
+from streamer.records import Batch, BatchResult, Item, Lane, Outcome, Predicted, Record, Rejected, Skipped
 
 NOW_MS = 1_700_000_000_000
 

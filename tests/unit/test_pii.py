@@ -23,10 +23,9 @@ from schemas.pii import MARK, tags
 from streamer import app, derive, headers, log, pii
 from streamer.codec import Identity, JsonCodec
 from streamer.errors import BadConfig, Exit, Internal
-from streamer.ledger import Lane
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Item, Predicted, Record
+from streamer.records import Item, Lane, Predicted, Record
 from streamer.testing import Bench, FakeKafka, ManualClock
 from streamer.testing.serving import build, published, records, run_to_end
 from tests.people import CANARIES, CANARY, FAULTS, NUMBER, Indiscreet, Person, Quoting, as_json, person

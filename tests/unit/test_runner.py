@@ -4,8 +4,7 @@ from pydantic import BaseModel
 
 from streamer.clock import Deadline, SystemClock
 from streamer.errors import Internal, Reason, Reject, Temporary
-from streamer.ledger import Lane
-from streamer.records import Batch, Item, Predicted, Record, Rejected
+from streamer.records import Batch, Item, Lane, Predicted, Record, Rejected
 from streamer.runner import Inference, ThreadRunner
 from tests.echo import Echo, Pong, ping
 

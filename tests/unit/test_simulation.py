@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from streamer.ledger import Lane
+from streamer.records import Lane
 from tests.simulation.__main__ import play, play_many, quiet, replay, report
 from tests.simulation.bugs import BUGS
 from tests.simulation.schedule import World

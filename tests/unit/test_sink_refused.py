@@ -13,10 +13,9 @@ from streamer.clock import Clock, Deadline
 from streamer.codec import Identity, JsonCodec
 from streamer.committer import GRACE_S
 from streamer.errors import Aborted, Reason, Refused, StreamerError, Unclear, Unreachable
-from streamer.ledger import Lane
 from streamer.metrics import Metrics
 from streamer.ports import Commit
-from streamer.records import Item, Record, Rejected, Released
+from streamer.records import Item, Lane, Record, Rejected, Released
 from tests.echo import Echo
 from tests.unit.test_sink import FailingProducer, Setup, error
 

@@ -20,9 +20,8 @@ from streamer.entities import Entities, Kept, decode, encode, time_of
 from streamer.errors import BadConfig, Internal, Temporary
 from streamer.event_reader import EventReader
 from streamer.features import WindowFeatures, entity_key
-from streamer.ledger import Lane
 from streamer.panes import Entity
-from streamer.records import Item, Record
+from streamer.records import Item, Lane, Record
 from streamer.redis_client import connect
 from streamer.testing import ManualClock
 from streamer.windows import running
