@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from benchmarks.batching_simulation import Event, Policy, Profile
-from streamer.batcher import Batcher, BatchPolicy, CostModel, Release
-from streamer.records import Batch
+from streamer.batcher import Batcher, CostModel, Release
+from streamer.records import Batch, BatchPolicy
 
 GOAL_S = 0.05
 

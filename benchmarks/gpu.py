@@ -28,7 +28,7 @@ from benchmarks import report
 from benchmarks.gpu_engine import Run, serve, values_of
 from benchmarks.gpu_workers import Rate, Read, TinyRead
 from schemas import Event
-from streamer.batcher import BUCKETS, BatchPolicy
+from streamer.records import BUCKETS, BatchPolicy
 from streamer.worker import Tensors, Worker
 
 EVENTS = 20_000

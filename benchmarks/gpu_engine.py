@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.offline import CHECKED, Backlog, Counter
 from schemas import Event
-from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey, NearCache
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Deadline, SystemClock
@@ -25,7 +25,7 @@ from streamer.garbage import QuietCollector
 from streamer.graphs import Predict, worth_recording
 from streamer.health import Health
 from streamer.metrics import Metrics
-from streamer.records import Message
+from streamer.records import BatchPolicy, Message
 from streamer.runner import Inference, ThreadRunner
 from streamer.worker import Tensors, Worker
 

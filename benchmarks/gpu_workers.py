@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from schemas import Event
-from streamer.batcher import BUCKETS
+from streamer.records import BUCKETS
 from streamer.worker import Features, Tensors, Worker
 
 if TYPE_CHECKING:

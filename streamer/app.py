@@ -21,7 +21,7 @@ from schemas.pii import tags
 from streamer import encryption, models, slot
 from streamer.at_least_once import AtLeastOnceSink
 from streamer.attempts import Attempts, FileStore, MemoryStore
-from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey, NearCache, Payoff, RedisCache
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Clock, Deadline, SystemClock
@@ -42,7 +42,7 @@ from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
 from streamer.ranged import RangedSource, Span
-from streamer.records import Item, Lane, Record, Rejected
+from streamer.records import BatchPolicy, Item, Lane, Record, Rejected
 from streamer.redis_client import connect
 from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings

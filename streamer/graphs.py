@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from schemas import Event
-from streamer.batcher import BatchPolicy
+from streamer.records import BatchPolicy
 from streamer.worker import Tensors, Worker
 
 log = structlog.get_logger(__name__)

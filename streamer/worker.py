@@ -42,7 +42,7 @@ class Worker(Generic[E, P]):
     `days`     what `streamer days` makes the source topic of, where that is other events' days that are over
     `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch
                sizes give, and replay it without a call of it: nothing in it may depend on values, and `encode` must
-               pad lengths to a few (say the next of `streamer.batcher.BUCKETS`), or no shape comes again
+               pad lengths to a few (say the next of `streamer.records.BUCKETS`), or no shape comes again
     """
 
     name: ClassVar[str]

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from schemas import DeadLetter, Event, Prediction
 from streamer import headers
 from streamer.attempts import Attempts, MemoryStore, Store
-from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Clock, Deadline
@@ -23,7 +23,7 @@ from streamer.health import Health
 from streamer.metrics import Metrics
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Runner
-from streamer.records import Batch, Message, Record
+from streamer.records import Batch, BatchPolicy, Message, Record
 from streamer.runner import Inference
 from streamer.testing.fakes import (
     Crash,

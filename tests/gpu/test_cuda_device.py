@@ -11,12 +11,11 @@ import msgspec
 import pytest
 import torch
 
-from streamer.batcher import BatchPolicy
 from streamer.clock import Deadline, SystemClock
 from streamer.device import CudaDevice, bound_memory
 from streamer.errors import Reason
 from streamer.graphs import worth_recording
-from streamer.records import Batch, BatchResult, Predicted
+from streamer.records import Batch, BatchPolicy, BatchResult, Predicted
 from streamer.runner import Inference, ThreadRunner
 from streamer.worker import Features, Tensors
 from tests.echo import Echo, Ping, ping

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError
 
-from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.batcher import Batcher, CostModel
 from streamer.cache import ContentKey
 from streamer.checkpoint import CommitPolicy
 from streamer.clock import Deadline
@@ -16,6 +16,7 @@ from streamer.engine import Engine, Limits, Parts
 from streamer.errors import Exit, Wait
 from streamer.features import NoFeatures
 from streamer.health import Health
+from streamer.records import BatchPolicy
 from streamer.sink import TransactionalSink
 from streamer.source import KafkaSource
 from streamer.testing import FakeCache

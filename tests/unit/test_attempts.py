@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from streamer.attempts import FILE_BYTES, Attempts, FileStore, MemoryStore
-from streamer.batcher import BatchPolicy
 from streamer.engine import Limits
 from streamer.errors import Exit, Reason
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Item, Lane, Record, Rejected
+from streamer.records import BatchPolicy, Item, Lane, Record, Rejected
 from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, FakeKafka, ManualClock, serve
 from streamer.testing.serving import build
 from tests.echo import CachedEcho, Echo, ping

@@ -1,7 +1,7 @@
 import pytest
 
-from streamer.batcher import Batcher, BatchPolicy, CostModel, Release
-from streamer.records import Item, Lane, Record
+from streamer.batcher import Batcher, CostModel, Release
+from streamer.records import BatchPolicy, Item, Lane, Record
 
 
 def item(cost: int = 1, due: float | None = None) -> Item:

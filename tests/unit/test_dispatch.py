@@ -1,9 +1,9 @@
 """Who goes to the device: batches, and suspects with nothing else on it."""
 
 from streamer.attempts import Attempts, MemoryStore
-from streamer.batcher import Batcher, BatchPolicy, CostModel
+from streamer.batcher import Batcher, CostModel
 from streamer.dispatch import Dispatch
-from streamer.records import Batch, BatchResult, Predicted
+from streamer.records import Batch, BatchPolicy, BatchResult, Predicted
 from streamer.testing import ManualClock
 from tests.unit.test_attempts import die, items
 

@@ -1,8 +1,8 @@
 import pytest
 
-from streamer.batcher import BatchPolicy
 from streamer.engine import Limits
 from streamer.errors import BadData
+from streamer.records import BatchPolicy
 from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, FakeCache, FakeFeatures, Fault, serve
 from tests.echo import CachedEcho, Echo, ping
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.gpu_workers import TinyRead
-from streamer.batcher import BUCKETS, BatchPolicy
+from streamer.records import BUCKETS, BatchPolicy
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("pydantic_settings", "safetensors", "tokenizers", "typer", "rich", "streamer.app", "streamer.testing")

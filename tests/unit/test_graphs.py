@@ -7,8 +7,8 @@ import torch
 from structlog.testing import capture_logs
 
 from streamer.app import record_graphs
-from streamer.batcher import BatchPolicy
 from streamer.graphs import Graphs, cut, plan, worth_recording
+from streamer.records import BatchPolicy
 from streamer.runner import Inference
 from tests.echo import Echo, ping
 

@@ -12,13 +12,12 @@ from prometheus_client import CollectorRegistry
 from pydantic import model_validator
 
 from streamer.at_least_once import AtLeastOnceSink
-from streamer.batcher import BatchPolicy
 from streamer.clock import Deadline
 from streamer.engine import Engine, Limits
 from streamer.errors import Aborted, BadConfig, BadData, DeviceFailed, Refused, Temporary, Wait
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Batch, Message, Predicted
+from streamer.records import Batch, BatchPolicy, Message, Predicted
 from streamer.runner import Inference, ThreadRunner
 from streamer.source import KafkaSource
 from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve

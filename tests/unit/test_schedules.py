@@ -13,11 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from streamer import headers
 from streamer.attempts import MemoryStore
-from streamer.batcher import BatchPolicy
 from streamer.engine import Limits
 from streamer.metrics import Metrics
 from streamer.models import Model
-from streamer.records import Record
+from streamer.records import BatchPolicy, Record
 from streamer.testing import Bench, FakeKafka, Fault, ManualClock, Marker, live, published
 from tests.echo import CachedEcho, Echo, ping
 
