@@ -18,8 +18,7 @@ import structlog
 
 from schemas import Event
 from streamer.clock import Clock
-from streamer.entities import from_the_future, time_of
-from streamer.panes import DAY_S, hash_of
+from streamer.panes import DAY_S, from_the_future, hash_of, time_of
 from streamer.records import Positions, Record
 
 log = structlog.get_logger(__name__)

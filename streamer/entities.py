@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from schemas import Event
-from streamer.panes import DAY_S, Entity, Window, Windows, hash_of
+from streamer.panes import DAY_S, Entity, Window, Windows, hash_of, time_of
 from streamer.worker import Features
 
 DAYS = 7
@@ -22,8 +22,6 @@ IDS_MAX = 1_000
 """Ids remembered of an entity; of more the oldest are forgotten."""
 BYTES_MAX = 1_000_000
 """Of one entity; what is larger was not written by us."""
-AHEAD_MS = 1000 * DAY_S
-"""What happened so long after its record was written cannot be true, and would make all that is true too late."""
 TABLE = "entities"
 CHANGELOG = f"-{TABLE}-changelog"
 """How the topic of what is kept ends, as faust names it."""
@@ -105,16 +103,6 @@ def changelog(group: str, version: str) -> str:
 def days_group(group: str) -> str:
     """The group, and the transactional id, of the process that tells a worker whose own group this is of days."""
     return f"{group}.days"
-
-
-def time_of(event: Event) -> int:
-    """When it happened, in milliseconds since 1970."""
-    return round(event.occurred_at.timestamp() * 1000)
-
-
-def from_the_future(event: Event, written_ms: int) -> bool:
-    """Whether it happened well after its record was written, at `written_ms`; 0 where that is not known."""
-    return 0 < written_ms < time_of(event) - AHEAD_MS
 
 
 def encode(kept: Kept) -> bytes:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from streamer.entities import AsOf, Entities, Kept, decode, encode, from_the_future
+from streamer.entities import AsOf, Entities, Kept, decode, encode
+from streamer.panes import from_the_future
 from streamer.worker import Features
 
 Place = tuple[int, int]

@@ -16,7 +16,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas import Event
+
 HOUR_S, DAY_S = 3_600, 86_400
+AHEAD_MS = 1000 * DAY_S
+"""What happened so long after its record was written cannot be true, and would make all that is true too late."""
 SPANS: Mapping[str, int] = {"1h": HOUR_S, "1d": DAY_S, "7d": 7 * DAY_S, "28d": 28 * DAY_S, "364d": 364 * DAY_S}
 """Names of spans, in seconds."""
 PANES: Mapping[str, int] = {"1h": 300, "1d": HOUR_S, "7d": DAY_S, "28d": DAY_S, "364d": 28 * DAY_S}
@@ -147,6 +151,16 @@ def _number(value: Any) -> float:
 
 def _hashes(value: Any) -> list[int]:
     return [_remembered(text) for text in ((value,) if isinstance(value, str) else value)]
+
+
+def time_of(event: Event) -> int:
+    """When it happened, in milliseconds since 1970."""
+    return round(event.occurred_at.timestamp() * 1000)
+
+
+def from_the_future(event: Event, written_ms: int) -> bool:
+    """Whether it happened well after its record was written, at `written_ms`; 0 where that is not known."""
+    return 0 < written_ms < time_of(event) - AHEAD_MS
 
 
 def hash_of(value: str) -> int:

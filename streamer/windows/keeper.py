@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from streamer.entities import Entities, Kept, Verdict, decode, encode, from_the_future
+from streamer.entities import Entities, Kept, Verdict, decode, encode
 from streamer.event_reader import EventReader
+from streamer.panes import from_the_future
 from streamer.records import Record
 from streamer.worker import Worker
 

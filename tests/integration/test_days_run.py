@@ -18,7 +18,7 @@ from schemas import ArticleDayEvent, InvoiceEvent, InvoiceLine
 from streamer.cli.days import IDLE_S
 from streamer.clock import SystemClock
 from streamer.days import Calendar
-from streamer.entities import time_of
+from streamer.panes import time_of
 from streamer.records import Record
 from tests.commands import STREAMER, environment, start
 from tests.services import Kafka, create_topic, produce_many, read_topic, unique

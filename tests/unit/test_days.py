@@ -13,7 +13,7 @@ import pytest
 from schemas import ArticleDayEvent, Event, InvoiceEvent, InvoiceLine
 from schemas.sales import HISTORY_DAYS
 from streamer.days import Calendar, Days, Verdict, date_of, day_of, end_of, number_of
-from streamer.entities import AHEAD_MS, time_of
+from streamer.panes import AHEAD_MS, time_of
 from streamer.records import Record
 from streamer.testing import ManualClock
 from tests.data import FOLDER

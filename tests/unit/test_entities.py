@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.entities import BYTES_MAX, DAYS, IDS_MAX, AsOf, Entities, Kept, Verdict, decode, encode, time_of
-from streamer.panes import Window
+from streamer.entities import BYTES_MAX, DAYS, IDS_MAX, AsOf, Entities, Kept, Verdict, decode, encode
+from streamer.panes import Window, time_of
 from tests.echo import Ping
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -16,11 +16,11 @@ import pytest
 import redis
 from faust.types import TP
 
-from streamer.entities import Entities, Kept, decode, encode, time_of
+from streamer.entities import Entities, Kept, decode, encode
 from streamer.errors import BadConfig, Internal, Temporary
 from streamer.event_reader import EventReader
 from streamer.features import WindowFeatures, entity_key
-from streamer.panes import Entity
+from streamer.panes import Entity, time_of
 from streamer.records import Item, Lane, Record
 from streamer.redis_client import connect
 from streamer.testing import ManualClock

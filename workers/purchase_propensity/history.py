@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from schemas import InvoiceEvent, InvoiceLine
-from streamer.entities import Entities, Kept, time_of
-from streamer.panes import DAY_S
+from streamer.entities import Entities, Kept
+from streamer.panes import DAY_S, time_of
 from workers.datasets import read
 from workers.purchase_propensity.windows import NAMES, WINDOWS, bought
 
