@@ -21,11 +21,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 from benchmarks import report
 from benchmarks.batching_arrivals import SHAPES, word_count
 from benchmarks.batching_policies import CONTENDERS, GOAL_S, OURS, Contender
+from benchmarks.batching_scores import Score
 from benchmarks.batching_simulation import Arrival, Profile, capacity, in_order, simulate
 
 PROFILES = (
@@ -40,22 +40,6 @@ TIE = 0.01
 """Goodputs that differ by no more are called equal."""
 USELESS = 0.1
 """Where neither reaches this goodput, nobody wins."""
-
-
-class Score(NamedTuple):
-    """What a contender did of one load. `goodput` is of released answers, `goodput_unordered` of answers as their
-    batch ends; `drained_s` is None without a backlog."""
-
-    profile: str
-    shape: str
-    load: float
-    contender: str
-    events: int
-    goodput: float
-    goodput_unordered: float
-    items_per_batch: float
-    busy: float
-    drained_s: float | None
 
 
 def main() -> None:

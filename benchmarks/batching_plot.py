@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from benchmarks.batching import Score
+from benchmarks.batching_scores import Score
 
 LINES: dict[str, dict[str, Any]] = {
     "streamer": {"color": "#0b5fa5", "linewidth": 2.6, "marker": "o"},
