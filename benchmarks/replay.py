@@ -21,7 +21,7 @@ from benchmarks.answers import Offsets, Outputs, Tally, place_group, places, tal
 from benchmarks.report import Figure
 from benchmarks.servers import Cluster, WorkerProcess, cluster, connection, run, settings
 from streamer import models
-from streamer.cli.common import progress
+from streamer.progress import progress
 from streamer.settings import ModelsSettings
 from streamer.worker import Worker
 from tests.data import FOLDER

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas import dead_letters
-from streamer.cli import kafka
+from streamer import clients
 from streamer.demo.children import Program
 from streamer.demo.serve import make_topics
 from streamer.errors import Unreachable
@@ -82,9 +82,9 @@ class KafkaBroker:
         self.settings = settings
         self.said = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._name = worker.name
-        self._admin: Any = kafka.admin(settings)
+        self._admin: Any = clients.admin(settings)
         try:
-            found = kafka.counts(self._admin, settings, [worker.source])[worker.source]
+            found = clients.counts(self._admin, settings, [worker.source])[worker.source]
         except Unreachable as error:
             raise Unreachable(f"{error} To try without a Kafka, on a mock broker: --embedded") from error
         self.partitions = found or PARTITIONS
@@ -113,10 +113,10 @@ class KafkaBroker:
             NewTopic(topic, places.partitions, -1, config=large if topic == places.dead else {})
             for topic in places.topics
         ]
-        with kafka.explained(self._admin, self.settings):
-            for topic, made in self._admin.create_topics(new, operation_timeout=kafka.TIMEOUT_S).items():
+        with clients.explained(self._admin, self.settings):
+            for topic, made in self._admin.create_topics(new, operation_timeout=clients.TIMEOUT_S).items():
                 try:
-                    made.result(2 * kafka.TIMEOUT_S)
+                    made.result(2 * clients.TIMEOUT_S)
                 except KafkaException as error:
                     cure = "give this user the right to create, write, read and delete bench.* and dlq.bench.*"
                     raise Unreachable(f"the broker does not make {topic}: {error.args[0].str()}; {cure}") from error
@@ -127,7 +127,7 @@ class KafkaBroker:
                 time.sleep(0.05)
 
     def _all_led(self, places: Places) -> bool:
-        known = self._admin.list_topics(timeout=kafka.TIMEOUT_S).topics
+        known = self._admin.list_topics(timeout=clients.TIMEOUT_S).topics
         return all(
             topic in known
             and len(known[topic].partitions) == places.partitions
@@ -144,8 +144,8 @@ class KafkaBroker:
                 left.append(topic)
         with suppress(KafkaException):  # a group goes with its topics' positions, at the latest
             for gone in self._admin.delete_consumer_groups([places.group]).values():
-                gone.result(kafka.TIMEOUT_S)
-        there = kafka.counts(self._admin, self.settings, left) if left else {}
+                gone.result(clients.TIMEOUT_S)
+        there = clients.counts(self._admin, self.settings, left) if left else {}
         if left := [topic for topic in left if there[topic] is not None]:
             print(f"streamer: delete by hand, which the broker refused to: {', '.join(left)}", file=sys.stderr)
 

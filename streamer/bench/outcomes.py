@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streamer import headers
+from streamer import clients, headers
 from streamer.bench.broker import Places
 from streamer.bench.sending import Place
-from streamer.cli import kafka
 from streamer.errors import Unreachable
 from streamer.settings import Settings
 
@@ -72,7 +71,7 @@ class Outcomes:
     def __init__(self, settings: Settings, places: Places) -> None:
         self._settings = settings
         self._places = places
-        self._consumer: Any = kafka.consumer(
+        self._consumer: Any = clients.consumer(
             settings, f"{places.group}.reader", fetch_wait_max_ms="10", fetch_queue_backoff_ms="1"
         )
         self._reached = {
@@ -113,9 +112,9 @@ class Outcomes:
         Raises:
             Unreachable: the broker refuses, or a transaction stays open.
         """
-        with kafka.explained(self._consumer, self._settings):
+        with clients.explained(self._consumer, self._settings):
             ends = {
-                at: self._consumer.get_watermark_offsets(TopicPartition(*at), timeout=kafka.TIMEOUT_S)[1]
+                at: self._consumer.get_watermark_offsets(TopicPartition(*at), timeout=clients.TIMEOUT_S)[1]
                 for at in self._reached
             }
         give_up = time.monotonic() + STALL_S
@@ -169,7 +168,7 @@ class Outcomes:
 
     def _refused(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            with kafka.explained(self._consumer, self._settings):
+            with clients.explained(self._consumer, self._settings):
                 raise KafkaException(error)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from streamer import headers
+from streamer import clients, headers
 from streamer.bench.broker import Places
 from streamer.bench.events import Pair
-from streamer.cli import kafka
 from streamer.errors import BadData, Exit, Unreachable
 from streamer.settings import Settings
 
@@ -31,7 +30,7 @@ class Sender:
     """Writes to a source topic that nobody else writes to."""
 
     def __init__(self, settings: Settings, places: Places) -> None:
-        self._producer: Any = kafka.producer(settings, linger_ms="1", delivery_report_only_error=True)
+        self._producer: Any = clients.producer(settings, linger_ms="1", delivery_report_only_error=True)
         self._places = places
         self._next = [0] * places.partitions
         self._failed: list[str] = []

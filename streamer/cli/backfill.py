@@ -15,10 +15,12 @@ import typer
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from schemas import dead_letters
-from streamer.cli import kafka, topics
-from streamer.cli.common import ConfigFile, Sets, progress, settings
+from streamer import clients
+from streamer.cli import topics
+from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.errors import Temporary, Unreachable, Usage
+from streamer.progress import progress
 from streamer.records import Positions
 from streamer.rights import needs
 from streamer.settings import Settings
@@ -127,10 +129,10 @@ class _Span:
         self._topic = topic
         self._lock = threading.Lock()
         self._group = str(chosen.kafka.group_id)
-        self._consumer = kafka.consumer(chosen, self._group)
+        self._consumer = clients.consumer(chosen, self._group)
         self._needed = needs("READ", "topic", topic), needs("READ", "group", self._group)
-        with kafka.explained(self._consumer, chosen, *self._needed):
-            self._partitions = kafka.partitions(self._consumer, chosen, topic, "READ")
+        with clients.explained(self._consumer, chosen, *self._needed):
+            self._partitions = clients.partitions(self._consumer, chosen, topic, "READ")
             starts = self._lows() if began is None else self._offsets(began)
             self.starts, self.ends = starts, self._offsets(ended)
         self._moved: dict[int, tuple[int, float]] = {}
@@ -141,7 +143,7 @@ class _Span:
     def begin(self) -> None:
         """Put the group where the range begins, unless it has begun: one of those who start together does it."""
         needed = *self._needed, needs("WRITE", "transactional id", f"{self._group}.start")
-        with kafka.explained(self._consumer, self._settings, *needed):
+        with clients.explained(self._consumer, self._settings, *needed):
             for _ in range(TRIES):
                 if self._begun():
                     return
@@ -154,11 +156,11 @@ class _Span:
 
     def _committed(self) -> list[TopicPartition]:
         # Who was killed may have left a transaction open, which ends by its time-out, or when its slot is taken.
-        return kafka.committed(self._consumer, self._topic, self._partitions, TRANSACTION_S)
+        return clients.committed(self._consumer, self._topic, self._partitions, TRANSACTION_S)
 
     def _put_at_start(self) -> None:
         """All positions or none. Its id fences who began to do the same a moment before."""
-        producer = kafka.producer(self._settings, transactional_id=f"{self._group}.start")
+        producer = clients.producer(self._settings, transactional_id=f"{self._group}.start")
         places = [TopicPartition(self._topic, p, offset) for p, offset in self.starts.items()]
         try:
             producer.init_transactions(TRANSACTION_S)
@@ -168,20 +170,20 @@ class _Span:
             producer.send_offsets_to_transaction(places, self._consumer.consumer_group_metadata(), TRANSACTION_S)
             producer.commit_transaction(TRANSACTION_S)
         except KafkaException as error:
-            if error.args[0].code() in kafka.FENCED:
+            if error.args[0].code() in clients.FENCED:
                 raise Fenced from error
             raise
 
     def topics(self, names: list[str]) -> None:
         """Make what is missing, with as many partitions as the source has."""
-        client = kafka.admin(self._settings)
-        there = kafka.counts(client, self._settings, names, "WRITE")
+        client = clients.admin(self._settings)
+        there = clients.counts(client, self._settings, names, "WRITE")
         missing = [name for name, count in there.items() if count is None]
         topics.create(client, self._settings, {name: len(self._partitions) for name in missing}, None)
 
     def done(self) -> bool:
         """Whether every record of the range is answered, by whomever."""
-        with self._lock, kafka.explained(self._consumer, self._settings, *self._needed):
+        with self._lock, clients.explained(self._consumer, self._settings, *self._needed):
             self._look()
         return len(self._finished) == len(self._partitions)
 
@@ -255,12 +257,12 @@ class _Span:
 
     def _offsets(self, at_ms: int) -> Positions:
         asked = [TopicPartition(self._topic, partition, at_ms) for partition in self._partitions]
-        found = self._consumer.offsets_for_times(asked, timeout=kafka.TIMEOUT_S)
+        found = self._consumer.offsets_for_times(asked, timeout=clients.TIMEOUT_S)
         return {
             tp.partition: self._watermarks(tp.partition)[1] if tp.offset == OFFSET_END else tp.offset for tp in found
         }
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
         place = TopicPartition(self._topic, partition)
-        low, high = self._consumer.get_watermark_offsets(place, timeout=kafka.TIMEOUT_S)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=clients.TIMEOUT_S)
         return low, high

@@ -11,8 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from schemas import Event, dead_letters, used_features
+from streamer import clients
 from streamer import config as configuration
-from streamer.cli import kafka
 from streamer.cli.common import AsJson, ConfigFile, Sets, overrides, print_json, print_rows
 from streamer.cli.run import WorkerName
 from streamer.errors import BadConfig, Exit, Unreachable
@@ -89,7 +89,7 @@ def _all(chosen: Settings, name: str) -> Iterator[Finding]:
         yield _guarded("dry run", lambda: _dry_run(chosen, worker))
     if chosen.encryption.keys_file:
         yield _guarded("encryption", lambda: _encryption(chosen))
-    client = kafka.admin(chosen)
+    client = clients.admin(chosen)
     broker = _guarded("broker", lambda: _broker(client, chosen))
     yield broker
     if broker.result == OK:
@@ -160,8 +160,8 @@ def _encryption(chosen: Settings) -> str:
 
 
 def _broker(client: Any, chosen: Settings) -> str:
-    with kafka.explained(client, chosen):
-        brokers = client.list_topics(timeout=kafka.TIMEOUT_S).brokers
+    with clients.explained(client, chosen):
+        brokers = client.list_topics(timeout=clients.TIMEOUT_S).brokers
     return f"{chosen.kafka.bootstrap_servers}, {len(brokers)} in the cluster"
 
 
@@ -171,7 +171,7 @@ def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[F
     if worker.windows and chosen.features.log_share:
         needed.append(used_features(worker.target))
     try:
-        counts = kafka.counts(client, chosen, needed)
+        counts = clients.counts(client, chosen, needed)
     except Unreachable as error:
         yield Finding("topic", FAILED, str(error), error.code)
         return
@@ -191,7 +191,7 @@ def _cache(chosen: Settings) -> str:
         return "this process only; set cache.url to share answers between replicas"
     from streamer.redis_client import connect, why
 
-    client = connect(chosen.cache.url.get_secret_value(), int(kafka.TIMEOUT_S * 1000))
+    client = connect(chosen.cache.url.get_secret_value(), int(clients.TIMEOUT_S * 1000))
     try:
         client.ping()
     except Exception as error:  # whatever it says may quote the URL with its password

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from streamer import config
@@ -76,17 +75,3 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(*line)
     console = Console()
     console.print(table, markup=False)
-
-
-def progress() -> Progress:
-    """A bar on a terminal's stderr, and nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )

@@ -18,8 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from prometheus_client import CollectorRegistry
 
 from schemas import Event
-from streamer import encryption
-from streamer.cli import kafka
+from streamer import clients, encryption
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.clock import SystemClock
@@ -119,24 +118,24 @@ class _Session:
         self._idle: set[int] = set()
         self._sent_at: dict[int, int] = {}
         self._failed: list[KafkaError] = []
-        self._consumer = kafka.consumer(chosen, name)
+        self._consumer = clients.consumer(chosen, name)
         # What a transaction that is still open hides from the other.
-        self._ends = kafka.consumer(chosen, name, isolation_level="read_uncommitted")
+        self._ends = clients.consumer(chosen, name, isolation_level="read_uncommitted")
         needed = (
             *(needs("READ", "topic", topic) for topic in (days.event.topic, target)),
             needs("READ", "group", name),
             needs("WRITE", "transactional id", name),
         )
-        with kafka.explained(self._consumer, chosen, *needed):
-            self._partitions = kafka.partitions(self._consumer, chosen, days.event.topic, "READ")
-            kafka.permitted(chosen, target, "READ", "WRITE")
-            self._target_count = len(kafka.partitions(self._consumer, chosen, target, "WRITE"))
+        with clients.explained(self._consumer, chosen, *needed):
+            self._partitions = clients.partitions(self._consumer, chosen, days.event.topic, "READ")
+            clients.permitted(chosen, target, "READ", "WRITE")
+            self._target_count = len(clients.partitions(self._consumer, chosen, target, "WRITE"))
             if self._target_count > TARGET_PARTITIONS_MAX:
                 raise BadConfig(
                     f"{target} has {self._target_count} partitions, where {TARGET_PARTITIONS_MAX} are the most"
                 )
             # First of all: it ends what a predecessor has left open, and the predecessor too.
-            self._producer = kafka.producer(chosen, transactional_id=name, transaction_timeout_ms=TIMEOUT_MS)
+            self._producer = clients.producer(chosen, transactional_id=name, transaction_timeout_ms=TIMEOUT_MS)
             self._producer.init_transactions(TRANSACTION_S)
             self._calendar, self._position = self._resumed()
             self._consumer.assign([self._at(p, offset) for p, offset in self._position.items()])
@@ -170,7 +169,7 @@ class _Session:
 
     def _resumed(self) -> tuple[Calendar, dict[int, int]]:
         """What a predecessor knew and where it was; else the beginning."""
-        noted = kafka.committed(self._consumer, self._days.event.topic, self._partitions, TRANSACTION_S)
+        noted = clients.committed(self._consumer, self._days.event.topic, self._partitions, TRANSACTION_S)
         there = [tp for tp in noted if tp.offset >= 0]
         if wrong := [tp.partition for tp in there if not tp.metadata]:
             raise BadConfig(
@@ -197,14 +196,14 @@ class _Session:
 
     def _target_marks(self) -> list[tuple[int, int]]:
         places = [TopicPartition(self._target, partition) for partition in range(self._target_count)]
-        return [self._consumer.get_watermark_offsets(place, kafka.TIMEOUT_S) for place in places]
+        return [self._consumer.get_watermark_offsets(place, clients.TIMEOUT_S) for place in places]
 
     def _told_last(self, at: dict[int, int]) -> Iterator[Event]:
         """The events of the last day that was told, from where they begin."""
         model = type(self._days.told("example", date_of(0), [0] * self._days.history))
         left = set(at)
         for partition, offset in at.items():
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._target, partition), kafka.TIMEOUT_S)
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._target, partition), clients.TIMEOUT_S)
             if offset < low:
                 raise Unreachable(
                     f"{self._target}/{partition} has lost the last day, which is what goes on from: {GO_ON}"
@@ -312,7 +311,7 @@ class _Session:
         except KafkaException as said:
             error = said
         failure = error.args[0]
-        if isinstance(failure, KafkaError) and failure.code() in kafka.FENCED:
+        if isinstance(failure, KafkaError) and failure.code() in clients.FENCED:
             return "another process tells these days now"
         return failure.str() if isinstance(failure, KafkaError) else str(failure)
 

@@ -14,11 +14,12 @@ import typer
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from schemas import UsedFeatures, used_features
-from streamer.cli import kafka
-from streamer.cli.common import ConfigFile, Sets, progress, settings
+from streamer import clients
+from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.errors import Unreachable, Usage
 from streamer.feature_log import used
+from streamer.progress import progress
 from streamer.rights import needs
 from streamer.settings import Settings
 
@@ -134,7 +135,7 @@ def _from_topic(chosen: Settings, topic: str) -> Iterator[Record]:
 def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:
     """Of each place in the source topic whose features were logged: up to which offset they had been counted."""
     found, topic = {}, used_features(worker.target)
-    if kafka.counts(kafka.admin(chosen), chosen, [topic], "READ")[topic] is None:
+    if clients.counts(clients.admin(chosen), chosen, [topic], "READ")[topic] is None:
         raise Unreachable(
             f"nothing was logged: there is no topic {topic}. Run the worker with features.log_share above 0"
         )
@@ -145,11 +146,11 @@ def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:
 
 
 def _messages(chosen: Settings, topic: str) -> Iterator[Any]:
-    consumer = kafka.consumer(chosen, GROUP)
+    consumer = clients.consumer(chosen, GROUP)
     try:
-        left = set(kafka.partitions(consumer, chosen, topic, "READ"))
+        left = set(clients.partitions(consumer, chosen, topic, "READ"))
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
-        with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
+        with clients.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
             while left:
                 for message in consumer.consume(CHUNK, 0.5):
                     if message.error() is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, TopicPartition
 
-from streamer.cli import kafka
+from streamer import clients
 from streamer.cli.common import AsJson, ConfigFile, Sets, print_json, print_rows, settings
 from streamer.cli.run import WorkerName
 from streamer.rights import needs
@@ -47,7 +47,7 @@ def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: 
     chosen = settings(config, sets)
     found = registry.find(worker)
     group = chosen.kafka.group(found.name)
-    consumer = kafka.consumer(chosen, group)
+    consumer = clients.consumer(chosen, group)
     try:
         first = _samples(consumer, chosen, found.source, group)
         started = time.monotonic()
@@ -82,10 +82,10 @@ def drain(first: list[Sample], last: list[Sample], seconds: float) -> Drain:
 
 
 def _samples(consumer: Any, chosen: Settings, topic: str, group: str) -> list[Sample]:
-    with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", group)):
+    with clients.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", group)):
         samples = []
-        for committed in kafka.committed(consumer, topic, kafka.partitions(consumer, chosen, topic, "READ")):
-            low, end = consumer.get_watermark_offsets(committed, timeout=kafka.TIMEOUT_S)
+        for committed in clients.committed(consumer, topic, clients.partitions(consumer, chosen, topic, "READ")):
+            low, end = consumer.get_watermark_offsets(committed, timeout=clients.TIMEOUT_S)
             start = low if chosen.kafka.start == "earliest" else end
             samples.append(Sample(committed.partition, committed.offset if committed.offset >= 0 else start, end))
     return samples
@@ -101,7 +101,7 @@ def _oldest(
     waiting = {sample.partition: sample for sample in samples if sample.behind}
     consumer.assign([TopicPartition(topic, partition, sample.position) for partition, sample in waiting.items()])
     give_up = time.monotonic() + OLDEST_S
-    with kafka.explained(consumer, chosen, needs("READ", "topic", topic)):
+    with clients.explained(consumer, chosen, needs("READ", "topic", topic)):
         while waiting and time.monotonic() < give_up:
             for message in consumer.consume(100, 0.1):
                 sample = waiting.get(message.partition())

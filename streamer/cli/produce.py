@@ -19,10 +19,10 @@ import typer
 from pydantic import ValidationError
 
 from schemas import EVENTS, Event
-from streamer import encryption, headers, pii
-from streamer.cli import kafka
-from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, progress, settings
+from streamer import clients, encryption, headers, pii
+from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, settings
 from streamer.errors import BadData, Unreachable, Usage
+from streamer.progress import progress
 from streamer.settings import Settings
 
 SHOWN_MAX = 20
@@ -185,8 +185,8 @@ class _Sender:
 
     def connect(self) -> None:
         """Find the topic. Raises `Unreachable`."""
-        self._producer = kafka.producer(self._settings)
-        kafka.partitions(self._producer, self._settings, self._topic, "WRITE")
+        self._producer = clients.producer(self._settings)
+        clients.partitions(self._producer, self._settings, self._topic, "WRITE")
         self._next = time.monotonic()
 
     def send(self, event: Event) -> None:

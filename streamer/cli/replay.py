@@ -15,11 +15,11 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from pydantic import ValidationError
 
 from schemas import DeadLetter
-from streamer import headers
-from streamer.cli import kafka
-from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, print_rows, progress, settings
+from streamer import clients, headers
+from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, print_rows, settings
 from streamer.config import client_config
 from streamer.errors import Unreachable, Usage
+from streamer.progress import progress
 from streamer.rights import forbidden, needs
 from streamer.settings import Settings
 
@@ -165,18 +165,18 @@ class _Session:
         name = f"streamer-replay-{dlq}"
         self._settings = chosen
         self._dlq = dlq
-        self._consumer = kafka.consumer(chosen, name)
+        self._consumer = clients.consumer(chosen, name)
         self._producer: Any = None
         needed = needs("READ", "topic", dlq), needs("READ", "group", name), needs("WRITE", "transactional id", name)
-        with kafka.explained(self._consumer, chosen, *needed):
-            known = kafka.partitions(self._consumer, chosen, dlq, "READ")
+        with clients.explained(self._consumer, chosen, *needed):
+            known = clients.partitions(self._consumer, chosen, dlq, "READ")
             if send:
                 # First of all: it ends what an interrupted run has left open, so that the positions are final.
-                self._producer = kafka.producer(
+                self._producer = clients.producer(
                     chosen, transactional_id=name, transaction_timeout_ms="60000", message_max_bytes="8388608"
                 )
                 self._producer.init_transactions(TRANSACTION_S)
-            committed = kafka.committed(self._consumer, dlq, known)
+            committed = clients.committed(self._consumer, dlq, known)
             self._ends = {p: self._watermarks(p)[1] for p in known}
             self._progressed = {
                 tp.partition: Progressed(tp.offset, tp.metadata or "")
@@ -194,7 +194,7 @@ class _Session:
         chunk: list[Back] = []
         left = limit
         may_read = needs("READ", "topic", self._dlq)
-        with kafka.explained(self._consumer, self._settings, may_read), progress() as bar:
+        with clients.explained(self._consumer, self._settings, may_read), progress() as bar:
             task = bar.add_task("replaying", total=limit)
             for message in self._messages():
                 at = self._progressed[message.partition()]
@@ -281,5 +281,7 @@ class _Session:
             ) from error
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self._dlq, partition), timeout=kafka.TIMEOUT_S)
+        low, high = self._consumer.get_watermark_offsets(
+            TopicPartition(self._dlq, partition), timeout=clients.TIMEOUT_S
+        )
         return low, high

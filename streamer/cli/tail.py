@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
-from streamer import headers
-from streamer.cli import kafka
+from streamer import clients, headers
 from streamer.cli.common import AsJson, ConfigFile, Limit, Sets, print_json, settings
 from streamer.cli.view import View, masked, whole
 from streamer.rights import needs
@@ -49,12 +48,12 @@ def tail(
     """
     chosen = settings(config, sets)
     view = (whole if show_pii else masked)(topic, chosen.encryption.keys_file)
-    consumer = kafka.consumer(chosen, GROUP)
+    consumer = clients.consumer(chosen, GROUP)
     try:
         where = OFFSET_BEGINNING if start is Start.START else OFFSET_END
-        known = kafka.partitions(consumer, chosen, topic, "READ")
+        known = clients.partitions(consumer, chosen, topic, "READ")
         consumer.assign([TopicPartition(topic, partition, where) for partition in known])
-        with kafka.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
+        with clients.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
             for shown, message in enumerate(_messages(consumer), start=1):
                 print_json(as_object(message, view)) if as_json else print(as_line(message, view), flush=True)
                 if shown == limit:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas import dead_letters, used_features
-from streamer.cli import kafka
+from streamer import clients
 from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
 from streamer.entities import CHANGELOG, Entities, changelog
 from streamer.rights import needs
@@ -57,7 +57,7 @@ def plan(
     Example: streamer topics plan lead-scoring ticket-routing
     """
     chosen = settings(config, sets)
-    _show(_steps(kafka.admin(chosen), chosen, workers, partitions), as_json)
+    _show(_steps(clients.admin(chosen), chosen, workers, partitions), as_json)
 
 
 @app.command("apply")
@@ -75,7 +75,7 @@ def apply(
     Example: streamer topics apply lead-scoring --partitions 12 --replication 3
     """
     chosen = settings(config, sets)
-    client = kafka.admin(chosen)
+    client = clients.admin(chosen)
     steps = _steps(client, chosen, workers, partitions)
     if not dry_run:
         create(client, chosen, {step.topic: step.wanted for step in steps if step.action == "create"}, replication)
@@ -86,7 +86,7 @@ def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | 
     from streamer import registry
 
     needed = [_topics(registry.find(worker), chosen) for worker in workers]
-    there = kafka.counts(client, chosen, [topic for topics in needed for topic in topics])
+    there = clients.counts(client, chosen, [topic for topics in needed for topic in topics])
     steps: dict[str, Step] = {}
     for topics in needed:
         wanted = partitions or there[topics[0]] or PARTITIONS
@@ -124,10 +124,10 @@ def create(client: Any, chosen: Settings, partitions: Mapping[str, int], replica
     if not partitions:
         return
     new = [NewTopic(topic, n, replication or -1, config=_config(topic, chosen)) for topic, n in partitions.items()]
-    for topic, done in client.create_topics(new, operation_timeout=kafka.TIMEOUT_S).items():
-        with kafka.explained(client, chosen, needs("CREATE", "topic", topic)):
+    for topic, done in client.create_topics(new, operation_timeout=clients.TIMEOUT_S).items():
+        with clients.explained(client, chosen, needs("CREATE", "topic", topic)):
             try:
-                done.result(2 * kafka.TIMEOUT_S)
+                done.result(2 * clients.TIMEOUT_S)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another was quicker
                     raise

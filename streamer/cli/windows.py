@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from streamer.cli import kafka
+from streamer import clients
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.entities import changelog, windows_group
@@ -36,8 +36,8 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
     found = registry.find(worker)()
     group, version = chosen.kafka.group(found.name), running.declared(found).version
     topic = changelog(group, version)
-    client = kafka.admin(chosen)
-    there = kafka.counts(client, chosen, [found.source, topic], "READ")
+    client = clients.admin(chosen)
+    there = clients.counts(client, chosen, [found.source, topic], "READ")
     if missing := [name for name, count in there.items() if count is None]:
         raise Unreachable(f"there is no topic {', '.join(missing)}; make it with: streamer topics apply {worker}")
     if there[found.source] != there[topic]:
@@ -47,15 +47,15 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
             f"counted from the start, in a topic of its own (streamer topics apply {worker})"
         )
     _may_join(chosen, windows_group(group, version), found.source)
-    kafka.permitted(chosen, topic, "READ", "WRITE")
+    clients.permitted(chosen, topic, "READ", "WRITE")
     running.run(chosen, found, there[found.source] or 0)
 
 
 def _may_join(chosen: Settings, group: str, topic: str) -> None:
     """Raises `Unreachable` where faust's client would ask for ever."""
-    consumer = kafka.consumer(chosen, group)
+    consumer = clients.consumer(chosen, group)
     try:
-        with kafka.explained(consumer, chosen, needs("READ", "group", group)):
-            kafka.committed(consumer, topic, [0])
+        with clients.explained(consumer, chosen, needs("READ", "group", group)):
+            clients.committed(consumer, topic, [0])
     finally:
         consumer.close()

@@ -26,8 +26,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from schemas.topics import dead_letters
-from streamer import cli, headers
-from streamer.cli import kafka as cli_kafka
+from streamer import cli, clients, headers
 from tests.faults import worker_main
 from tests.faults.worker_main import Failpoint, OpenProducer
 from tests.services import create_topic, kafka_service, read_topic, start_kafka, unique
@@ -114,7 +113,7 @@ def main_of(run: Run) -> None:
     """The process: the real command line, whose producer may kill it."""
     worker_main._die_with_parent()
     die = Failpoint(run)
-    cli_kafka.Producer = functools.partial(_producer, die, run)  # type: ignore[assignment,misc]
+    clients.Producer = functools.partial(_producer, die, run)  # type: ignore[assignment,misc]
     os.environ.pop(kafka_service.VARIABLE, None)  # no setting of streamer's
     server = f"kafka.bootstrap_servers={run.bootstrap}"
     sys.argv = ["streamer", "replay", "--dlq", run.dlq, "--set", server, "--set", "allow_insecure=true", *run.words]

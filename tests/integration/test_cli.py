@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from streamer import headers
-from streamer.cli.kafka import counts
+from streamer.clients import counts
 from streamer.config import load
 from tests.services import Kafka, Redis, create_topic, produce_many, read_topic, unique
 

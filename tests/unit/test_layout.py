@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = ["schemas", "streamer", "workers", "benchmarks", "tests"]
 ENGINE = [
-    ["errors", "clock", "garbage", "stopwatch", "records"],
+    ["errors", "clock", "garbage", "progress", "stopwatch", "records"],
     [
         "headers",
         "json_limits",
@@ -24,10 +24,11 @@ ENGINE = [
         "log",
         "metrics",
     ],
-    ["derive", "manifest", "signatures", "models", "worker", "panes", "entities", "days", "ports"],
+    ["derive", "manifest", "signatures", "models", "worker", "panes", "days", "entities", "ports"],
     ["feature_log", "made_again", "event_reader", "codec", "batcher", "ledger", "sharing", "dead_letters", "attempts"],
     [
         "rights",
+        "clients",
         "line",
         "rivals",
         "producing",

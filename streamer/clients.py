@@ -1,4 +1,4 @@
-"""Kafka clients for the verbs: short-lived, quiet, and with errors that say the cure."""
+"""Kafka clients for what reads or writes beside the engine: short-lived, quiet, and with errors that say the cure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Heard(logging.Handler):
 
 
 _heard = _Heard()
-_logger = logging.getLogger("streamer.cli.librdkafka")
+_logger = logging.getLogger("streamer.clients.librdkafka")
 _logger.addHandler(_heard)
 _logger.propagate = False
 
