@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient
 
 from schemas import dead_letters
-from streamer import headers
+from streamer.wire import headers
 from tests.services import ServiceError, end_offsets, unique
 
 STALL_S = 60.0

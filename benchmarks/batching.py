@@ -1,7 +1,7 @@
 """Which batches answer most events in time? Deadline and cost rules against a fixed size and a linger, simulated.
 
-The real `streamer.batcher.Batcher` and fixed policies make batches of the same seeded events for a runner whose batch
-takes a + b * words, padding included. Simulated time: the result depends on the seed alone, not on the machine.
+The real `streamer.engine.batcher.Batcher` and fixed policies make batches of the same seeded events for a runner whose
+batch takes a + b * words, padding included. Simulated time: the result depends on the seed alone, not on the machine.
 
 Goodput is the share of the fresh events whose answer is released within 50 ms of their timestamp. Released: in the
 order of the partition, behind slower ones before it, as the ledger does; a policy that reorders pays for that here.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from benchmarks.batching_simulation import Event, Policy, Profile
-from streamer.batcher import Batcher, CostModel, Release
+from streamer.engine.batcher import Batcher, CostModel, Release
 from streamer.records import Batch, BatchPolicy
 
 GOAL_S = 0.05

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from streamer.batcher import CostModel, Release
+from streamer.engine.batcher import CostModel, Release
 from streamer.records import Batch
 
 SLOTS = 2
@@ -54,7 +54,7 @@ class Event:
 
 
 class Policy(Protocol):
-    """What the engine asks of `streamer.batcher.Batcher`, where the answers are described."""
+    """What the engine asks of `streamer.engine.batcher.Batcher`, where the answers are described."""
 
     def add(self, items: Iterable[Event], now: float) -> None: ...
 

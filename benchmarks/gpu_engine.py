@@ -12,21 +12,21 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.offline import CHECKED, Backlog, Counter
 from schemas import Event
-from streamer.batcher import Batcher, CostModel
-from streamer.cache import ContentKey, NearCache
-from streamer.checkpoint import CommitPolicy
+from streamer.cache.answers import ContentKey, NearCache
 from streamer.clock import Deadline, SystemClock
-from streamer.codec import Identity, JsonCodec
-from streamer.committer import ThreadCommitter
-from streamer.device import Device, Launched, open_device
-from streamer.engine import Engine, Limits, Parts
-from streamer.features import NoFeatures
-from streamer.garbage import QuietCollector
-from streamer.graphs import Predict, worth_recording
-from streamer.health import Health
-from streamer.metrics import Metrics
+from streamer.device.devices import Device, Launched, open_device
+from streamer.device.graphs import Predict, worth_recording
+from streamer.device.runner import Inference, ThreadRunner
+from streamer.engine.batcher import Batcher, CostModel
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.committer import ThreadCommitter
+from streamer.engine.loop import Engine, Limits, Parts
+from streamer.features.reading import NoFeatures
+from streamer.process.garbage import QuietCollector
 from streamer.records import BatchPolicy, Message
-from streamer.runner import Inference, ThreadRunner
+from streamer.telemetry.health import Health
+from streamer.telemetry.metrics import Metrics
+from streamer.wire.codec import Identity, JsonCodec
 from streamer.worker import Tensors, Worker
 
 CUT = 0.1

@@ -21,13 +21,13 @@ from prometheus_client import CollectorRegistry
 from benchmarks import report, work
 from benchmarks.offline import Backlog, Counter
 from benchmarks.workers import Tabular
-from streamer.checkpoint import CommitPolicy
 from streamer.clock import Deadline
-from streamer.engine import Engine, Limits
-from streamer.garbage import QuietCollector
-from streamer.metrics import Metrics
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.loop import Engine, Limits
 from streamer.models import Model
+from streamer.process.garbage import QuietCollector
 from streamer.records import BatchPolicy
+from streamer.telemetry.metrics import Metrics
 from streamer.testing import Bench, FakeKafka, ManualClock
 from streamer.testing.serving import parts_of
 

@@ -21,8 +21,8 @@ from benchmarks.answers import Offsets, Outputs, Tally, place_group, places, tal
 from benchmarks.report import Figure
 from benchmarks.servers import Cluster, WorkerProcess, cluster, connection, run, settings
 from streamer import models
-from streamer.progress import progress
 from streamer.settings import ModelsSettings
+from streamer.telemetry.progress import progress
 from streamer.worker import Worker
 from tests.data import FOLDER
 from tests.services import ServiceError, end_offsets, unique

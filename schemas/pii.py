@@ -1,7 +1,7 @@
 """Which fields hold personal data: the tag, and where a model has it.
 
 `Annotated[str, Pii()]` identifies or describes a person. The JSON Schema of the field then says `"x-pii": true`, so
-that who reads the schema in another language knows too. What the tag does in a worker is in `streamer.pii`.
+that who reads the schema in another language knows too. What the tag does in a worker is in `streamer.privacy.pii`.
 """
 
 from __future__ import annotations

@@ -18,37 +18,39 @@ from prometheus_client import CollectorRegistry
 
 from schemas import used_features
 from schemas.pii import tags
-from streamer import encryption, models, slot
-from streamer.at_least_once import AtLeastOnceSink
-from streamer.attempts import Attempts, FileStore, MemoryStore
-from streamer.batcher import Batcher, CostModel
-from streamer.cache import ContentKey, NearCache, Payoff, RedisCache
-from streamer.checkpoint import CommitPolicy
+from streamer import models
+from streamer.cache.answers import ContentKey, NearCache, Payoff, RedisCache
+from streamer.cache.redis_client import connect
 from streamer.clock import Clock, Deadline, SystemClock
-from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
-from streamer.committer import ThreadCommitter
-from streamer.config import client_config
-from streamer.device import bound_memory
-from streamer.engine import Engine, Limits, Parts
-from streamer.entities import Entities
+from streamer.device.devices import bound_memory
+from streamer.device.graphs import worth_recording
+from streamer.device.runner import Inference, ThreadRunner
+from streamer.engine.attempts import Attempts, FileStore, MemoryStore
+from streamer.engine.batcher import Batcher, CostModel
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.committer import ThreadCommitter
+from streamer.engine.loop import Engine, Limits, Parts
 from streamer.errors import BadConfig, Exit, Internal, Refused, Unreachable, Wait
-from streamer.feature_log import FeatureLog
-from streamer.features import NoFeatures, RedisFeatures, WindowFeatures
-from streamer.garbage import QuietCollector, few_arenas
-from streamer.graphs import worth_recording
-from streamer.health import STALE_S, Health, HealthServer
-from streamer.log import keep_out
-from streamer.metrics import Metrics
+from streamer.features.entities import Entities
+from streamer.features.log import FeatureLog
+from streamer.features.reading import NoFeatures, RedisFeatures, WindowFeatures
+from streamer.kafka.at_least_once import AtLeastOnceSink
+from streamer.kafka.exactly_once import TransactionalSink
+from streamer.kafka.ranged import RangedSource, Span
+from streamer.kafka.source import KafkaSource
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Sink, Source
-from streamer.ranged import RangedSource, Span
+from streamer.privacy import encryption
+from streamer.process import slot
+from streamer.process.garbage import QuietCollector, few_arenas
+from streamer.process.watchdog import Watchdog
 from streamer.records import BatchPolicy, Item, Lane, Record, Rejected
-from streamer.redis_client import connect
-from streamer.runner import Inference, ThreadRunner
 from streamer.settings import Settings
-from streamer.sink import TransactionalSink
-from streamer.source import KafkaSource
-from streamer.watchdog import Watchdog
+from streamer.settings.loading import client_config
+from streamer.telemetry.health import STALE_S, Health, HealthServer
+from streamer.telemetry.log import keep_out
+from streamer.telemetry.metrics import Metrics
+from streamer.wire.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)

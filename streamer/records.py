@@ -74,9 +74,9 @@ class Item(msgspec.Struct, eq=False, gc=False):
     """One record on its way through the engine; the only mutable value, owned by the owner thread.
 
     `event` is the decoded event (None until decoded), `entity` whose features it needs, `features` what the feature
-    store knows of it, and `as_of` what these are made of (a `streamer.entities.AsOf`, or None), `cost` its share of a
-    batch in the worker's unit, `due` the clock time by which its batch should start, `cache_key` what it is cached
-    under, `followers` the items that wait for the same answer.
+    store knows of it, and `as_of` what these are made of (an `AsOf` of `streamer.features.entities`, or None), `cost`
+    its share of a batch in the worker's unit, `due` the clock time by which its batch should start, `cache_key` what
+    it is cached under, `followers` the items that wait for the same answer.
 
     The garbage collector does not look at it: the cycle of item and lane ends when the item is released or its
     lane forgotten, and one of both always happens.

@@ -31,7 +31,7 @@ class Worker(Generic[E, P]):
     """Subclass it, name the topics and the models of both sides, fill in `encode`, `predict` and `decode`.
 
     The events that they get have the fields, properties and methods of `event`. They are its instances only where
-    the hot path cannot have a faster form of it (`streamer.derive`), so do not ask for `isinstance`.
+    the hot path cannot have a faster form of it (`streamer.wire.derive`), so do not ask for `isinstance`.
 
     `name`     how the worker is called on the command line, in topics' metadata and in metrics
     `source`   the topic it reads, `target` the topic of its predictions

@@ -9,8 +9,11 @@ serving   that process as the run sees it: probes, metrics, CPU, memory
 sending   events into the source topic, all at once or at a rate
 outcomes  predictions and dead letters as a reader of committed records gets them
 load      one measured run: a backlog, or a rate
+steps     which step of the run is being done, on stderr
 measure   pure: rates, percentiles, stages, what holds the worker
 proposals pure: settings that may do better, and whether they did when they were tried
 advice    pure: what the figures mean, and the settings that did better
 report    the figures for programs, and the same for people
 """
+
+__all__ = ["report", "session"]

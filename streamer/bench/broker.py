@@ -16,10 +16,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas import dead_letters
-from streamer import clients
 from streamer.demo.children import Program
 from streamer.demo.serve import make_topics
 from streamer.errors import Unreachable
+from streamer.kafka import clients
 from streamer.settings import Settings
 from streamer.worker import Worker
 

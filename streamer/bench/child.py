@@ -38,12 +38,13 @@ def main() -> None:
     told = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     threading.Thread(target=_leash, name="leash", daemon=True).start()
     # Imported here, on the leash: torch takes seconds, in which the parent may be killed.
-    from streamer import app, log, registry
+    from streamer import app, discovery
+    from streamer.telemetry import log
 
     settings = Settings(**told.settings)
     log.configure(settings.log.level, settings.log.format)
     try:
-        found = registry.find(told.worker)
+        found = discovery.find(told.worker)
         app.run(settings, type(found.__name__, (found,), {"source": told.source, "target": told.target})())
     except Exit as error:
         print(f"streamer: {error}", file=sys.stderr)

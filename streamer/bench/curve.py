@@ -14,14 +14,14 @@ import msgspec
 import torch
 
 from streamer import app
-from streamer.batcher import CostModel
 from streamer.bench.events import Event
 from streamer.clock import SystemClock
-from streamer.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
+from streamer.device.runner import Inference
+from streamer.engine.batcher import CostModel
 from streamer.errors import BadData
 from streamer.records import Item, Lane, Record, Rejected
-from streamer.runner import Inference
 from streamer.settings import Settings
+from streamer.wire.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
 from streamer.worker import Worker
 
 SIZES = tuple(2**power for power in range(11))

@@ -10,7 +10,7 @@ import msgspec
 
 from streamer.bench.serving import Figures, Moment
 from streamer.demo.tally import percentile
-from streamer.engine import STAGES
+from streamer.engine.loop import STAGES
 
 RUNNER = ("encode", "predict", "answer")
 """The stages of the runner's thread."""

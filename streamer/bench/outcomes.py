@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from streamer import clients, headers
 from streamer.bench.broker import Places
 from streamer.bench.sending import Place
 from streamer.errors import Unreachable
+from streamer.kafka import clients
 from streamer.settings import Settings
+from streamer.wire import headers
 
 STALL_S = 30.0
 CHUNK = 5_000

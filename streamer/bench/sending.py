@@ -11,11 +11,12 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from streamer import clients, headers
 from streamer.bench.broker import Places
 from streamer.bench.events import Pair
 from streamer.errors import BadData, Exit, Unreachable
+from streamer.kafka import clients
 from streamer.settings import Settings
+from streamer.wire import headers
 
 FLUSH_S = 35.0
 """Longer than the producer tries (message.timeout.ms)."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from streamer import app, registry
+from streamer import app, discovery
 from streamer.bench import curve, events, load
 from streamer.bench.advice import advise
 from streamer.bench.broker import Broker, KafkaBroker, mock_broker
@@ -73,7 +73,7 @@ def run(options: Options, settings: Settings) -> Report:
 
 def _measured(options: Options, settings: Settings, folder: Path, stack: ExitStack) -> Report:
     with step(f"{options.worker}: torch and the worker are loaded"):
-        worker: Worker[Any, Any] = registry.find(options.worker)()
+        worker: Worker[Any, Any] = discovery.find(options.worker)()
         broker = _broker(options, settings, worker, folder, stack)
     run_id = f"bench-{uuid.uuid4().hex[:8]}"
     feed = events.samples(worker, run_id) if options.file is None else events.lines(worker, options.file)

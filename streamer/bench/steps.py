@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from streamer.progress import progress
+from streamer.telemetry.progress import progress
 
 
 @contextmanager

@@ -1,4 +1,23 @@
-"""The `streamer` command: one file per group of verbs, this one puts them together."""
+"""The `streamer` command: a file for each group of verbs; this one puts them together.
+
+run       one replica of a worker, until it is told to stop; the version
+check     what is wrong before a start, and the cure
+topics    which topics workers need, and making them
+produce   a file of rows becomes events on a topic
+tail      a topic as a reader of committed records sees it
+lag       how far a worker is behind
+replay    dead letters go back to their topic
+backfill  a range of a topic is answered once more
+windows   the windows of a worker, in a process of their own
+days      days that are over become events
+features  features made again from events
+schema    what is on each topic, as JSON Schema
+models    signs a version
+bench     how fast a worker is here, and which settings follow
+demo      a first look
+common    options, settings and tables that the verbs share
+view      how a record is shown: without personal data unless that is asked for
+"""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ import typer
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 from schemas import dead_letters
-from streamer import clients
 from streamer.cli import topics
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.errors import Temporary, Unreachable, Usage
-from streamer.progress import progress
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
 from streamer.records import Positions
-from streamer.rights import needs
 from streamer.settings import Settings
+from streamer.telemetry.progress import progress
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +71,10 @@ def backfill(
     if began is not None and began >= ended:
         raise Usage(f"--from {start} is not before --to {end}")
     chosen = settings(config, sets)
-    from streamer import app, registry
-    from streamer import log as logs
+    from streamer import app, discovery
+    from streamer.telemetry import log as logs
 
-    found = registry.find(worker)
+    found = discovery.find(worker)
     source, target = topic or found.source, target or f"{found.target}.backfill"
     if target in (found.target, source):
         raise Usage(

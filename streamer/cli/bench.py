@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from streamer import config as configuration
 from streamer.cli.common import AsJson, ConfigFile, Sets, overrides, print_json
 from streamer.cli.run import WorkerName
 from streamer.errors import Internal, Usage
+from streamer.settings import loading as configuration
 
 SECONDS = 5.0
 

@@ -11,13 +11,13 @@ import typer
 from pydantic import BaseModel
 
 from schemas import Event, dead_letters, used_features
-from streamer import clients
-from streamer import config as configuration
 from streamer.cli.common import AsJson, ConfigFile, Sets, overrides, print_json, print_rows
 from streamer.cli.run import WorkerName
 from streamer.errors import BadConfig, Exit, Unreachable
-from streamer.kafka_names import is_secret
+from streamer.kafka import clients
 from streamer.settings import Settings
+from streamer.settings import loading as configuration
+from streamer.settings.kafka_names import is_secret
 
 Show = Annotated[bool, typer.Option("--show", help="Print every setting and where it comes from; secrets starred.")]
 
@@ -71,10 +71,10 @@ def _as_toml(key: str, value: Any, origin: str) -> str:
 
 
 def _all(chosen: Settings, name: str) -> Iterator[Finding]:
-    from streamer import registry
+    from streamer import discovery
 
     try:
-        found = registry.find(name)
+        found = discovery.find(name)
         worker = found()
     except Exit as error:
         yield Finding("worker", FAILED, str(error), error.code)
@@ -152,7 +152,7 @@ def _dry_run(chosen: Settings, worker: Any) -> str:
 
 
 def _encryption(chosen: Settings) -> str:
-    from streamer import encryption
+    from streamer.privacy import encryption
 
     assert chosen.encryption.keys_file
     keyring = encryption.load(chosen.encryption.keys_file)
@@ -189,7 +189,7 @@ def _topics(client: Any, chosen: Settings, worker: Any, name: str) -> Iterator[F
 def _cache(chosen: Settings) -> str:
     if chosen.cache.url is None:
         return "this process only; set cache.url to share answers between replicas"
-    from streamer.redis_client import connect, why
+    from streamer.cache.redis_client import connect, why
 
     client = connect(chosen.cache.url.get_secret_value(), int(clients.TIMEOUT_S * 1000))
     try:

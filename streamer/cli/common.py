@@ -12,10 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streamer import config
 from streamer.errors import Usage
-from streamer.secret_files import cure, in_the_open
-from streamer.settings import Settings
+from streamer.settings import Settings, loading
+from streamer.settings.secret_files import cure, in_the_open
 
 ConfigFile = Annotated[
     Path | None,
@@ -51,7 +50,7 @@ def settings(config_file: Path | None, sets: Sequence[str] | None) -> Settings:
     Raises:
         BadConfig: what is wrong with them.
     """
-    return config.load(config_file, overrides(sets))
+    return loading.load(config_file, overrides(sets))
 
 
 def print_json(value: Any) -> None:

@@ -18,21 +18,22 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from prometheus_client import CollectorRegistry
 
 from schemas import Event
-from streamer import clients, encryption
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.clock import SystemClock
-from streamer.config import client_config
 from streamer.days import NEVER, Calendar, Days, Verdict, date_of, end_of, number_of
-from streamer.entities import days_group
 from streamer.errors import BadConfig, Reason, Temporary, Unreachable
-from streamer.event_reader import EventReader
-from streamer.health import Health, HealthServer
-from streamer.line import STUMBLES
-from streamer.metrics import DayMetrics
+from streamer.features.entities import days_group
+from streamer.kafka import clients
+from streamer.kafka.line import STUMBLES
+from streamer.kafka.rights import ANSWER_S, forbidden, needs
+from streamer.privacy import encryption
 from streamer.records import Record
-from streamer.rights import ANSWER_S, forbidden, needs
 from streamer.settings import Settings
+from streamer.settings.loading import client_config
+from streamer.telemetry.health import Health, HealthServer
+from streamer.telemetry.metrics import DayMetrics
+from streamer.wire.reading import EventReader
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +66,11 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
     Example: streamer days sales-forecast --since 2026-01-01
     """
     chosen = settings(config, sets)
-    from streamer import log as logs
-    from streamer import registry
+    from streamer import discovery
+    from streamer.telemetry import log as logs
 
     logs.configure(chosen.log.level, chosen.log.format)
-    found = registry.find(worker)()
+    found = discovery.find(worker)()
     if found.days is None:
         raise BadConfig(f"{found.name} declares no days; give its class `days = Days(...)`, or leave this process out")
     health, metrics = Health(), DayMetrics(found.name, CollectorRegistry())

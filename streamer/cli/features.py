@@ -14,17 +14,17 @@ import typer
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from schemas import UsedFeatures, used_features
-from streamer import clients
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
 from streamer.errors import Unreachable, Usage
-from streamer.feature_log import used
-from streamer.progress import progress
-from streamer.rights import needs
+from streamer.features.log import used
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
 from streamer.settings import Settings
+from streamer.telemetry.progress import progress
 
 if TYPE_CHECKING:  # they bring the worker's world, for which --help need not wait
-    from streamer.made_again import Seen
+    from streamer.features.backfill import Seen
     from streamer.records import Record
 
 CHUNK = 1_000
@@ -64,15 +64,16 @@ def backfill(
     if file and not file.is_file():
         raise Usage(f"there is no file {file}; check its path")
     chosen = settings(config, sets)
-    from streamer import made_again, registry
+    from streamer import discovery
+    from streamer.features import backfill
     from streamer.windows import running
 
-    found = registry.find(worker)()
+    found = discovery.find(worker)()
     entities = running.declared(found)
     records = _seen(chosen, found, _from_file(file) if file else _from_topic(chosen, found.source))
-    made = made_again.level(entities, records)
+    made = backfill.level(entities, records)
     if as_logged:
-        made = made_again.as_logged(entities, records, _logged(chosen, found))
+        made = backfill.as_logged(entities, records, _logged(chosen, found))
     with _written(out) as lines, progress() as bar:
         task = bar.add_task("events", total=None)
         for one in made:
@@ -96,9 +97,9 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
 
 def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[Seen]:
     """The events among records, and whose they are; as the windows read them."""
-    from streamer import encryption
-    from streamer.event_reader import EventReader
-    from streamer.made_again import Seen
+    from streamer.features.backfill import Seen
+    from streamer.privacy import encryption
+    from streamer.wire.reading import EventReader
 
     keys = encryption.cipher(chosen.encryption.keys_file, worker.event, worker.source)
     reader = EventReader(worker.event, chosen.limits.record_bytes_max, keys)

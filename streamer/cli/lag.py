@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, TopicPartition
 
-from streamer import clients
 from streamer.cli.common import AsJson, ConfigFile, Sets, print_json, print_rows, settings
 from streamer.cli.run import WorkerName
-from streamer.rights import needs
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
 from streamer.settings import Settings
 
 SAMPLE_S = 2.0
@@ -42,10 +42,10 @@ def lag(worker: WorkerName, as_json: AsJson = False, sets: Sets = None, config: 
 
     Example: streamer lag lead-scoring --json
     """
-    from streamer import registry
+    from streamer import discovery
 
     chosen = settings(config, sets)
-    found = registry.find(worker)
+    found = discovery.find(worker)
     group = chosen.kafka.group(found.name)
     consumer = clients.consumer(chosen, group)
     try:

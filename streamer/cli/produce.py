@@ -19,11 +19,13 @@ import typer
 from pydantic import ValidationError
 
 from schemas import EVENTS, Event
-from streamer import clients, encryption, headers, pii
 from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, settings
 from streamer.errors import BadData, Unreachable, Usage
-from streamer.progress import progress
+from streamer.kafka import clients
+from streamer.privacy import encryption, pii
 from streamer.settings import Settings
+from streamer.telemetry.progress import progress
+from streamer.wire import headers
 
 SHOWN_MAX = 20
 """Bad rows that are told one by one; the rest is only counted."""

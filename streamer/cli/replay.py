@@ -15,13 +15,14 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from pydantic import ValidationError
 
 from schemas import DeadLetter
-from streamer import clients, headers
 from streamer.cli.common import ConfigFile, DryRun, Limit, Sets, print_rows, settings
-from streamer.config import client_config
 from streamer.errors import Unreachable, Usage
-from streamer.progress import progress
-from streamer.rights import forbidden, needs
+from streamer.kafka import clients
+from streamer.kafka.rights import forbidden, needs
 from streamer.settings import Settings
+from streamer.settings.loading import client_config
+from streamer.telemetry.progress import progress
+from streamer.wire import headers
 
 CHUNK = 500
 """Dead letters in one transaction."""

@@ -23,10 +23,11 @@ def run(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) -> Non
     """
     chosen = settings(config, sets)
     # Imported here: they bring torch, for which the other verbs need not wait.
-    from streamer import app, log, registry
+    from streamer import app, discovery
+    from streamer.telemetry import log
 
     log.configure(chosen.log.level, chosen.log.format)
-    app.run(chosen, registry.find(worker)())
+    app.run(chosen, discovery.find(worker)())
 
 
 def version(as_json: AsJson = False) -> None:

@@ -42,10 +42,10 @@ def export(
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Topic to the JSON Schema of its records."""
-    from streamer import registry
+    from streamer import discovery
 
     found = {event.topic: event.model_json_schema() for event in EVENTS.values()}
-    for worker in map(registry.find, registry.names()):
+    for worker in map(discovery.find, discovery.names()):
         found[worker.source] = worker.event.model_json_schema()
         envelope = Prediction[worker.answer]  # type: ignore[name-defined]
         found[worker.target] = envelope.model_json_schema(mode="serialization")

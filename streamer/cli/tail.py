@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 
-from streamer import clients, headers
 from streamer.cli.common import AsJson, ConfigFile, Limit, Sets, print_json, settings
 from streamer.cli.view import View, masked, whole
-from streamer.rights import needs
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
+from streamer.wire import headers
 
 AS_IT_IS = View()
 GROUP = "streamer-tail"

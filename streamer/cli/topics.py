@@ -10,10 +10,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas import dead_letters, used_features
-from streamer import clients
 from streamer.cli.common import AsJson, ConfigFile, DryRun, Sets, print_json, print_rows, settings
-from streamer.entities import CHANGELOG, Entities, changelog
-from streamer.rights import needs
+from streamer.features.entities import CHANGELOG, Entities, changelog
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
 from streamer.settings import Settings
 from streamer.worker import Worker
 
@@ -83,9 +83,9 @@ def apply(
 
 
 def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | None) -> list[Step]:
-    from streamer import registry
+    from streamer import discovery
 
-    needed = [_topics(registry.find(worker), chosen) for worker in workers]
+    needed = [_topics(discovery.find(worker), chosen) for worker in workers]
     there = clients.counts(client, chosen, [topic for topics in needed for topic in topics])
     steps: dict[str, Step] = {}
     for topics in needed:

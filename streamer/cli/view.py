@@ -25,9 +25,10 @@ from schemas import (
     dead_letters,
 )
 from schemas.pii import HIDDEN, tags
-from streamer import encryption, headers, pii
-from streamer.encryption import Cipher
 from streamer.errors import Reject
+from streamer.privacy import encryption, pii
+from streamer.privacy.encryption import Cipher
+from streamer.wire import headers
 
 KNOWN: dict[str, type[BaseModel]] = {
     **{event.topic: event for event in EVENTS.values()},
@@ -104,9 +105,9 @@ def _cipher(topic: str, model: type[BaseModel] | None, keys_file: Path | None) -
 def _model(topic: str) -> type[BaseModel] | None:
     if topic in KNOWN:
         return KNOWN[topic]
-    from streamer import registry  # it brings torch, for which our own topics need not wait
+    from streamer import discovery  # it brings torch, for which our own topics need not wait
 
-    for worker in map(registry.find, registry.names()):
+    for worker in map(discovery.find, discovery.names()):
         if topic in (worker.source, dead_letters(worker.source)):
             return worker.event
         if topic == worker.target:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from streamer import clients
 from streamer.cli.common import ConfigFile, Sets, settings
 from streamer.cli.run import WorkerName
-from streamer.entities import changelog, windows_group
 from streamer.errors import Unreachable
-from streamer.rights import needs
+from streamer.features.entities import changelog, windows_group
+from streamer.kafka import clients
+from streamer.kafka.rights import needs
 from streamer.settings import Settings
 
 CHATTY = ("faust", "mode", "aiokafka", "streamer.windows")
@@ -25,7 +25,8 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
     Example: streamer windows purchase-propensity --set cache.url=redis://localhost:6379
     """
     chosen = settings(config, sets)
-    from streamer import log, registry
+    from streamer import discovery
+    from streamer.telemetry import log
     from streamer.windows import running
 
     log.configure(chosen.log.level, chosen.log.format)
@@ -33,7 +34,7 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(running.__name__).setLevel(logging.INFO)
-    found = registry.find(worker)()
+    found = discovery.find(worker)()
     group, version = chosen.kafka.group(found.name), running.declared(found).version
     topic = changelog(group, version)
     client = clients.admin(chosen)

@@ -12,3 +12,5 @@ scrape     what the workers' /metrics say
 summary    the closing account
 view       the live screen, and plain lines where there is none
 """
+
+__all__ = ["children", "scrape", "serve", "session", "summary", "tally", "view"]

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import redis
 
-from streamer import redis_url
+from streamer.cache.redis_client import connect, why
 from streamer.demo.children import Died, Program, free_port
 from streamer.errors import Unreachable, Usage
-from streamer.redis_client import connect, why
+from streamer.settings import redis_url
 
 READY_S = 5.0
 TIMEOUT_MS = 1_000

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from schemas import Prediction, dead_letters
-from streamer import headers
 from streamer.demo.simulator import EVENT_ID
 from streamer.demo.tally import Tally
+from streamer.wire import headers
 from streamer.worker import Worker
 
 METADATA_S = 10.0

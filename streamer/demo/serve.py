@@ -9,10 +9,11 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas import dead_letters
-from streamer import app, log, registry
-from streamer.config import client_config
+from streamer import app, discovery
 from streamer.errors import Exit, Unreachable
 from streamer.settings import Settings
+from streamer.settings.loading import client_config
+from streamer.telemetry import log
 
 TOPICS_S = 10.0
 
@@ -22,7 +23,7 @@ def serve(name: str, values: dict[str, Any]) -> None:
     settings = Settings(**values)
     log.configure(settings.log.level, settings.log.format)
     try:
-        worker = registry.find(name)
+        worker = discovery.find(name)
         make_topics(settings, worker.source, (worker.target, dead_letters(worker.source)), settings.kafka.group(name))
         app.run(settings, worker())
     except Exit as error:
@@ -58,5 +59,5 @@ def _made(client: Consumer, topic: str) -> list[int]:
         if found.error is None and found.partitions:
             return list(found.partitions)
         time.sleep(0.1)  # a broker says at first that a topic it has just made has no leader
-    workers = " ".join(registry.without_windows())
+    workers = " ".join(discovery.without_windows())
     raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {workers}")

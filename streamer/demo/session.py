@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamer import registry
+from streamer import discovery
 from streamer.demo import answers, broker
 from streamer.demo.children import Copy, Died, Program, free_port
 from streamer.demo.reader import Reader
@@ -82,7 +82,7 @@ def run(options: Options, view: View, began: float) -> Summary:
         with ExitStack() as stack:
             stack.enter_context(view)
             summary = Session(options, view, began, folder, stack).run()
-            view.close_with(summary, registry.without_windows())
+            view.close_with(summary, discovery.without_windows())
         keep = not summary.accounted
         return msgspec.structs.replace(summary, logs=str(folder)) if keep else summary
     except Died:
@@ -259,7 +259,7 @@ def _load() -> Loaded:
     from streamer import app
     from streamer.demo.serve import serve
 
-    workers = [registry.find(name)() for name in registry.without_windows()]
+    workers = [discovery.find(name)() for name in discovery.without_windows()]
     return Loaded(workers, serve, lambda wanted: str(app.choose_device(wanted)))
 
 

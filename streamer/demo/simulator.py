@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from confluent_kafka import Producer
 
 from schemas import Event
-from streamer import headers
 from streamer.demo.tally import Tally
+from streamer.wire import headers
 from streamer.worker import Worker
 
 EVENT_ID = "streamer-demo-event"

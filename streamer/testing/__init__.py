@@ -7,6 +7,9 @@ Everything of the engine is real but the network and the clock. The script of wh
 raw bytes, whole records and the markers CRASH (the process dies; a new one starts from the committed
 positions), REVOKE and LOSE (the group takes the partitions away and gives them back) and PAUSE (nothing
 arrives for a while).
+
+serving  the script above, the engine put together from fakes, and what it published
+fakes    source, sink, cache, features, runner and clock of a test
 """
 
 from streamer.testing.fakes import (
@@ -50,4 +53,5 @@ __all__ = [
     "published",
     "records",
     "serve",
+    "serving",
 ]

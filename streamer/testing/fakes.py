@@ -9,10 +9,10 @@ from enum import Enum
 from typing import Any
 
 from streamer.clock import Clock, Deadline
+from streamer.device.runner import Inference
 from streamer.errors import Aborted, Internal, Unclear, Wait
 from streamer.ports import Commit, Rebalance
 from streamer.records import Batch, BatchResult, Item, Message, Positions, Record
-from streamer.runner import Inference
 from streamer.worker import Features
 
 

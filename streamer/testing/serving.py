@@ -10,21 +10,19 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from schemas import DeadLetter, Event, Prediction
-from streamer import headers
-from streamer.attempts import Attempts, MemoryStore, Store
-from streamer.batcher import Batcher, CostModel
-from streamer.cache import ContentKey
-from streamer.checkpoint import CommitPolicy
+from streamer.cache.answers import ContentKey
 from streamer.clock import Clock, Deadline
-from streamer.codec import Identity, JsonCodec
-from streamer.engine import Engine, Limits, Parts
-from streamer.features import NoFeatures
-from streamer.health import Health
-from streamer.metrics import Metrics
+from streamer.device.runner import Inference
+from streamer.engine.attempts import Attempts, MemoryStore, Store
+from streamer.engine.batcher import Batcher, CostModel
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.loop import Engine, Limits, Parts
+from streamer.features.reading import NoFeatures
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Runner
 from streamer.records import Batch, BatchPolicy, Message, Record
-from streamer.runner import Inference
+from streamer.telemetry.health import Health
+from streamer.telemetry.metrics import Metrics
 from streamer.testing.fakes import (
     Crash,
     FakeCache,
@@ -37,6 +35,8 @@ from streamer.testing.fakes import (
     ManualClock,
     Marker,
 )
+from streamer.wire import headers
+from streamer.wire.codec import Identity, JsonCodec
 from streamer.worker import Worker
 
 Entry = Event | bytes | Record | Marker

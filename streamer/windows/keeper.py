@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from streamer.entities import Entities, Kept, Verdict, decode, encode
-from streamer.event_reader import EventReader
+from streamer.features.entities import Entities, Kept, Verdict, decode, encode
 from streamer.panes import from_the_future
 from streamer.records import Record
+from streamer.wire.reading import EventReader
 from streamer.worker import Worker
 
 log = structlog.get_logger(__name__)

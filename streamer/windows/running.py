@@ -12,20 +12,21 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from schemas.pii import tags
-from streamer import encryption, slot
+from streamer.cache.redis_client import connect
 from streamer.clock import SystemClock
-from streamer.config import client_config
-from streamer.entities import Entities, windows_group
 from streamer.errors import BadConfig, Exit, Internal
-from streamer.event_reader import EventReader
-from streamer.health import Health, HealthServer
-from streamer.log import keep_out
-from streamer.metrics import WindowMetrics
-from streamer.redis_client import connect
+from streamer.features.entities import Entities, windows_group
+from streamer.privacy import encryption
+from streamer.process import slot
 from streamer.settings import Settings
+from streamer.settings.loading import client_config
+from streamer.telemetry.health import Health, HealthServer
+from streamer.telemetry.log import keep_out
+from streamer.telemetry.metrics import WindowMetrics
 from streamer.windows.keeper import Keeper
 from streamer.windows.service import Service, build
 from streamer.windows.shelf import Shelf
+from streamer.wire.reading import EventReader
 from streamer.worker import Worker, overrides
 
 log = structlog.get_logger(__name__)

@@ -14,12 +14,12 @@ from aiokafka.errors import KafkaError
 from faust.exceptions import ConsistencyError, ProducerSendError
 from faust.types import TP
 
-from streamer.entities import TABLE
 from streamer.errors import BadData, Exit, Internal, Temporary
-from streamer.garbage import QuietCollector
-from streamer.health import Health
-from streamer.metrics import WindowMetrics
+from streamer.features.entities import TABLE
+from streamer.process.garbage import QuietCollector
 from streamer.records import Record
+from streamer.telemetry.health import Health
+from streamer.telemetry.metrics import WindowMetrics
 from streamer.windows.blocks import Schema, Transport
 from streamer.windows.credentials import credentials
 from streamer.windows.keeper import Keeper

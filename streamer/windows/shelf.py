@@ -15,9 +15,9 @@ from itertools import islice
 import redis
 import structlog
 
+from streamer.cache.redis_client import Circuit
 from streamer.clock import Clock
-from streamer.features import entity_key
-from streamer.redis_client import Circuit
+from streamer.features.reading import entity_key
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import faust
 import rocksdict
 from faust.types import TP
 
-from streamer.entities import offset_of
 from streamer.errors import Temporary
+from streamer.features.entities import offset_of
 
 MINE = b"e"
 """Before every key: an entity may be called as anything, and faust has a key of its own."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streamer.cache import NearCache, Payoff, RedisCache
-from streamer.features import FIELDS_MAX, NoFeatures, RedisFeatures
-from streamer.redis_client import connect
+from streamer.cache.answers import NearCache, Payoff, RedisCache
+from streamer.cache.redis_client import connect
+from streamer.features.reading import FIELDS_MAX, NoFeatures, RedisFeatures
 from streamer.testing import FakeCache, FakeFeatures, ManualClock
 from tests.echo import features_of
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamer.clock import Deadline
-from streamer.committer import GRACE_S, ThreadCommitter
+from streamer.engine.committer import GRACE_S, ThreadCommitter
 from streamer.errors import Aborted, Internal, Temporary, Unclear
 from streamer.testing import FakeCommitter, ManualClock
 

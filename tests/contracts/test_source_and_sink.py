@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import pytest
 from confluent_kafka import Producer
 
-from streamer.at_least_once import AtLeastOnceSink
 from streamer.clock import Deadline, SystemClock
 from streamer.errors import Wait
+from streamer.kafka.at_least_once import AtLeastOnceSink
+from streamer.kafka.exactly_once import TransactionalSink
+from streamer.kafka.source import KafkaSource
 from streamer.records import Message, Record
-from streamer.sink import TransactionalSink
-from streamer.source import KafkaSource
 from streamer.testing import FakeKafka, FakeSink, FakeSource, ManualClock
 from tests.services import Kafka, create_topic, produce_many, read_topic, unique
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from streamer import clock as clocks
-from streamer import health
-from streamer.codec import JsonCodec
 from streamer.records import Item, Rejected
+from streamer.telemetry import health
+from streamer.wire.codec import JsonCodec
 from streamer.worker import Tensors
 from tests.faults import worker_main
 from tests.faults.process import WorkerProcess

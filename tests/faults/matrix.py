@@ -36,8 +36,8 @@ RECORDS, HOST = "integration/test_faults_records", "integration/test_faults_host
 RIGHTS = "integration/test_kafka_rights"
 MODELS, KILLERS = "integration/test_faults_models", "integration/test_faults_killers"
 NETWORK, CLUSTER = "integration/test_faults_network", "integration/test_faults_cluster"
-REDIS, LATE, CACHE = "integration/test_redis_faults", "integration/test_redis_late_answers", "unit/test_cache"
-LONG_RUN, RUNNER, CHECKER = "faults/test_long_run", "unit/test_runner", "faults/test_checker"
+REDIS, LATE, CACHE = "integration/test_redis_faults", "integration/test_redis_late_answers", "unit/cache/test_answers"
+LONG_RUN, RUNNER, CHECKER = "faults/test_long_run", "unit/device/test_runner", "faults/test_checker"
 
 POSITIONS = within(FAULTS, "wrong_positions_are_noticed")
 ORDER = within(FAULTS, "a_wrong_order_is_noticed")
@@ -186,7 +186,7 @@ ROWS = (
         "ten thousand equal events at once, with nothing cached",
         "computed once a process",
         within(REDIS, "ten_thousand_equal_events_are_computed_once"),
-        within("unit/test_sharing", "nobody_computes_what_nobody_leads"),
+        within("unit/engine/test_sharing", "nobody_computes_what_nobody_leads"),
     ),
     Row(
         16,

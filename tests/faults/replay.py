@@ -26,7 +26,9 @@ from typing import Any
 from confluent_kafka import Producer
 
 from schemas.topics import dead_letters
-from streamer import cli, clients, headers
+from streamer import cli
+from streamer.kafka import clients
+from streamer.wire import headers
 from tests.faults import worker_main
 from tests.faults.worker_main import Failpoint, OpenProducer
 from tests.services import create_topic, kafka_service, read_topic, start_kafka, unique

@@ -17,10 +17,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from schemas import DeadLetter
-from streamer import headers
-from streamer.codec import JsonCodec
 from streamer.records import Item, Rejected
 from streamer.records import Message as Outgoing
+from streamer.wire import headers
+from streamer.wire.codec import JsonCodec
 from tests.faults.checker import Input, Outcome, Report, check
 from tests.faults.stream import Stream, patiently
 from tests.services import read_topic

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from schemas.topics import dead_letters
-from streamer import headers
+from streamer.wire import headers
 from tests.faults.checker import Input, Outcome, Output, Report, check
 from tests.faults.process import WorkerProcess
 from tests.faults.transactions import Audit, Logs, audit

@@ -20,13 +20,14 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from streamer import app, log
-from streamer.at_least_once import AtLeastOnceSink
-from streamer.checkpoint import CommitPolicy
-from streamer.engine import Engine, Limits, Parts
+from streamer import app
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.loop import Engine, Limits, Parts
 from streamer.errors import Exit
+from streamer.kafka.at_least_once import AtLeastOnceSink
+from streamer.kafka.exactly_once import TransactionalSink
 from streamer.settings import Settings
-from streamer.sink import TransactionalSink
+from streamer.telemetry import log
 from streamer.worker import Tensors
 from tests.echo import Counting, Echo
 

@@ -18,15 +18,16 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 
 from schemas import Event
-from streamer import config, headers, manifest
-from streamer.cache import NearCache, Payoff, RedisCache
-from streamer.codec import Identity, JsonCodec
-from streamer.derive import Derived, as_model
-from streamer.encryption import Cipher, Keyring
+from streamer.cache.answers import NearCache, Payoff, RedisCache
 from streamer.errors import BadConfig, Reason
-from streamer.models import Description, Manifest
+from streamer.models import Description, Manifest, manifest
+from streamer.privacy.encryption import Cipher, Keyring
 from streamer.records import Item, Lane, Record
+from streamer.settings import loading
 from streamer.testing import ManualClock
+from streamer.wire import headers
+from streamer.wire.codec import Identity, JsonCodec
+from streamer.wire.derive import Derived, as_model
 from streamer.worker import Worker
 from workers.lead_scoring.worker import LeadScoring
 from workers.ticket_routing.worker import TicketRouting
@@ -327,6 +328,6 @@ def _settings_environment(data: bytes) -> object:
 
 def _load(path: Path) -> object:
     try:
-        return config.load(path).delivery
+        return loading.load(path).delivery
     except BadConfig as error:
         return str(error)[:40]

@@ -1,4 +1,4 @@
-"""The real GPU: what `tests/unit/test_device.py` shows on a simulated one. Skipped where there is none."""
+"""The real GPU: what `tests/unit/device/test_devices.py` shows on a simulated one. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from streamer.clock import Deadline, SystemClock
-from streamer.device import CudaDevice, bound_memory
+from streamer.device.devices import CudaDevice, bound_memory
+from streamer.device.graphs import worth_recording
+from streamer.device.runner import Inference, ThreadRunner
 from streamer.errors import Reason
-from streamer.graphs import worth_recording
 from streamer.records import Batch, BatchPolicy, BatchResult, Predicted
-from streamer.runner import Inference, ThreadRunner
 from streamer.worker import Features, Tensors
 from tests.echo import Echo, Ping, ping
-from tests.unit.test_runner import items
+from tests.unit.device.test_runner import items
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and torch sees none here")
 GPU = torch.device("cuda", 0)
@@ -195,9 +195,9 @@ def test_an_event_that_alone_does_not_fit_is_rejected_and_the_next_is_answered()
 BROKEN = """
 import torch
 from streamer.errors import Temporary
-from streamer.runner import Inference
+from streamer.device.runner import Inference
 from tests.echo import Echo
-from tests.unit.test_runner import items
+from tests.unit.device.test_runner import items
 
 class Broken(Echo):
     def predict(self, tensors):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from streamer.cache import NearCache, Payoff, RedisCache
+from streamer.cache.answers import NearCache, Payoff, RedisCache
+from streamer.cache.redis_client import connect
 from streamer.clock import Clock
-from streamer.features import RedisFeatures
-from streamer.redis_client import connect
+from streamer.features.reading import RedisFeatures
 from streamer.testing import PAUSE, Answers, Bench, ManualClock, Marker, serve
 from tests.echo import CachedEcho, Ping, ping
 

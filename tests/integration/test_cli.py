@@ -13,9 +13,9 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
-from streamer import headers
-from streamer.clients import counts
-from streamer.config import load
+from streamer.kafka.clients import counts
+from streamer.settings.loading import load
+from streamer.wire import headers
 from tests.services import Kafka, Redis, create_topic, produce_many, read_topic, unique
 
 Run = Callable[..., tuple[int, str, str]]

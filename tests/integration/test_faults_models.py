@@ -101,7 +101,7 @@ def test_a_harmed_model_is_refused_before_anything_starts(run: Run, models: Path
 
 def test_a_swap_that_is_not_looked_for_is_noticed(run: Run, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 22, the planted bug: digests are not compared. Then a flipped bit passes, which the test above would not."""
-    monkeypatch.setattr("streamer.models._verify", lambda path, content, sha256: None)
+    monkeypatch.setattr("streamer.models.folder._verify", lambda path, content, sha256: None)
     flip(models / "lead-scoring" / "v1" / "model.safetensors")
     _, out, err = run("check", "lead-scoring", "--set", f"models.dir={models}", "--json")
     findings = {one["check"]: one for one in json.loads(out)["findings"]}

@@ -14,9 +14,9 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import ResourceType  # type: ignore[attr-defined]
 
-from streamer import headers
-from streamer import source as sources
 from streamer.errors import Reason
+from streamer.kafka import source as sources
+from streamer.wire import headers
 from tests.faults.checker import check
 from tests.faults.process import WorkerProcess
 from tests.faults.quotas import alter_quotas

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from confluent_kafka import KafkaException
 
-from streamer import headers
+from streamer.wire import headers
 from tests.faults.checker import Report
 from tests.faults.process import WorkerProcess
 from tests.faults.stream import Stream

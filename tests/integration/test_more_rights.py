@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from schemas import InvoiceEvent, InvoiceLine
-from streamer.entities import Entities, changelog
+from streamer.features.entities import Entities, changelog
 from tests.commands import environment, start
 from tests.services import Redis, count_topic, create_topic, produce_many, unique
 from tests.services.secure_kafka import Right, SecureKafka, rights

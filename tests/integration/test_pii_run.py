@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 
 from schemas import TicketEvent
-from streamer import encryption, headers
-from streamer.encryption import Cipher
+from streamer.privacy import encryption
+from streamer.privacy.encryption import Cipher
+from streamer.wire import headers
 from tests.integration.conftest import Run
 from tests.people import CANARIES, CANARY, FAULTS, NUMBER, Indiscreet, Person, as_json, person
 from tests.services import Kafka, create_topic, produce_many, read_topic, unique

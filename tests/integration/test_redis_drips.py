@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamer.cache.redis_client import connect
 from streamer.clock import SystemClock
-from streamer.features import RedisFeatures
-from streamer.redis_client import connect
+from streamer.features.reading import RedisFeatures
 from tests.echo import features_of
 
 TIMEOUT_MS = 40

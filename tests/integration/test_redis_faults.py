@@ -13,7 +13,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from streamer.cache import RedisCache
+from streamer.cache.answers import RedisCache
 from streamer.clock import SystemClock
 from streamer.testing import Bench, ManualClock, serve
 from tests.echo import CachedEcho, features_of, ping

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from streamer.cache import NearCache, Payoff, RedisCache
+from streamer.cache.answers import NearCache, Payoff, RedisCache
+from streamer.cache.redis_client import connect
 from streamer.clock import SystemClock
-from streamer.features import RedisFeatures
-from streamer.redis_client import connect
+from streamer.features.reading import RedisFeatures
 from tests.echo import features_of
 from tests.faults.proxy import Proxy
 from tests.faults.wire import chunk

@@ -17,11 +17,11 @@ import structlog
 import trustme
 from structlog.testing import capture_logs
 
-from streamer import log
+from streamer.cache.redis_client import connect, why
 from streamer.cli import check
 from streamer.errors import Unreachable
-from streamer.redis_client import connect, why
 from streamer.settings import Settings
+from streamer.telemetry import log
 from streamer.testing import ManualClock
 from streamer.windows.shelf import Shelf
 from tests.echo import features_of

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamer import headers
 from streamer.cli import replay as replaying
+from streamer.wire import headers
 from tests.services import Kafka, create_topic, end_offsets, read_topic, unique
 
 Run = Callable[..., tuple[int, str, str]]
@@ -107,7 +107,7 @@ def test_an_interrupted_replay_goes_on_where_it_was(
             return getattr(self._real, name)
 
     with monkeypatch.context() as dying:
-        dying.setattr(replaying.kafka, "producer", lambda *args, **extra: Dying(make(*args, **extra)))
+        dying.setattr(replaying.clients, "producer", lambda *args, **extra: Dying(make(*args, **extra)))
         code, _, _ = run("replay", "--dlq", graveyard)
         assert code == 130
     _, out, _ = run("replay", "--dlq", graveyard, "--attempts-max", "9")

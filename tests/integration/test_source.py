@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from streamer.kafka.source import KafkaSource
 from streamer.records import Record
-from streamer.source import KafkaSource
 from tests.services import Kafka, produce_many
 
 

@@ -19,8 +19,8 @@ import pytest
 import redis
 
 from schemas import UsedFeatures, used_features
-from streamer.entities import Entities, Kept, changelog, decode, encode
-from streamer.features import entity_key
+from streamer.features.entities import Entities, Kept, changelog, decode, encode
+from streamer.features.reading import entity_key
 from tests.commands import STREAMER, environment, start
 from tests.echo import Counting, Ping, ping
 from tests.services import Kafka, Redis, create_topic, produce_many, read_topic, unique

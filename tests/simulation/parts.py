@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from streamer.clock import Deadline
-from streamer.committer import GRACE_S
+from streamer.engine.committer import GRACE_S
 from streamer.errors import Internal, Reason, StreamerError, Unclear
 from streamer.ports import Commit
 from streamer.records import Batch, BatchResult, Item, Message, Predicted, Rejected

@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError
 
-from streamer.batcher import Batcher, CostModel
-from streamer.cache import ContentKey
-from streamer.checkpoint import CommitPolicy
+from streamer.cache.answers import ContentKey
 from streamer.clock import Deadline
-from streamer.engine import Engine, Limits, Parts
+from streamer.engine.batcher import Batcher, CostModel
+from streamer.engine.checkpoint import CommitPolicy
+from streamer.engine.loop import Engine, Limits, Parts
 from streamer.errors import Exit, Wait
-from streamer.features import NoFeatures
-from streamer.health import Health
+from streamer.features.reading import NoFeatures
+from streamer.kafka.exactly_once import TransactionalSink
+from streamer.kafka.source import KafkaSource
 from streamer.records import BatchPolicy
-from streamer.sink import TransactionalSink
-from streamer.source import KafkaSource
+from streamer.telemetry.health import Health
 from streamer.testing import FakeCache
 from tests.simulation.consumer import SimConsumer
 from tests.simulation.group import Refusal

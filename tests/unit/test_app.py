@@ -5,9 +5,10 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from streamer import app, slot
+from streamer import app
+from streamer.device.runner import Inference
 from streamer.errors import BadConfig
-from streamer.runner import Inference
+from streamer.process import slot
 from streamer.settings import Settings
 from tests.echo import Echo
 
@@ -53,7 +54,7 @@ def test_settings_become_limits_and_policies():
     assert (limits.dead_ratio_max, limits.dead_run_max, limits.in_flight_max, limits.drain_s) == (0.25, 3, 9, 4)
 
 
-TAKE = "import sys; from streamer import slot; print(slot.take(sys.argv[1]), flush=True); sys.stdin.read()"
+TAKE = "import sys; from streamer.process import slot; print(slot.take(sys.argv[1]), flush=True); sys.stdin.read()"
 
 
 def test_each_replica_of_a_host_takes_a_slot_and_a_killed_one_gives_it_back(tmp_path, monkeypatch):

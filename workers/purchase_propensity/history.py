@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from schemas import InvoiceEvent, InvoiceLine
-from streamer.entities import Entities, Kept
+from streamer.features.entities import Entities, Kept
 from streamer.panes import DAY_S, time_of
 from workers.datasets import read
 from workers.purchase_propensity.windows import NAMES, WINDOWS, bought

@@ -1,0 +1,365 @@
+"""The GPU: one thread that turns batches into answers, at most two batches ahead of the owner thread.
+
+While a batch computes on a GPU the next one is encoded, copied in and started, so that it follows at once. On the CPU
+a batch has computed as soon as it was started, and the batches are answered one after the other.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from pydantic import BaseModel
+
+from schemas import Event
+from streamer.clock import Deadline
+from streamer.device import devices
+from streamer.device.devices import Device, Launched, open_device
+from streamer.errors import DeviceFailed, Exit, Internal, Reason, Reject
+from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
+from streamer.telemetry.stopwatch import Stopwatch
+from streamer.wire.derive import Origin, derive
+from streamer.worker import Features, Tensors, Worker, overrides
+
+STUCK_S = 60.0
+"""A batch takes seconds; one that takes this long never ends, and only a new process helps."""
+
+PAUSED_S = 1.0
+"""The owner asks many times a second; a longer gap says that nobody ran, or that a commit was waited for."""
+
+POLL_S, POLL_MAX_S = 0.00005, 0.001
+"""How long the thread looks away from a computing batch for the next: it cannot wait for both. Ever longer, so that
+what it costs stays small beside a long batch, and how late an answer is noticed stays small beside its time."""
+
+Answered = Predicted | Rejected
+
+NOT_FINITE = Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
+
+
+class Answers:
+    """What `decode` returned, checked against the answer's model and turned to JSON."""
+
+    def __init__(self, model: type[BaseModel], bytes_max: int) -> None:
+        self._model = model
+        self._bytes_max = bytes_max
+        self._struct = derive(model, Origin.PYTHON)
+        self._to_json = model.__pydantic_serializer__.to_json
+        self._encode = msgspec.json.Encoder().encode
+
+    def encode_many(self, answers: Sequence[BaseModel | Mapping[str, Any]]) -> list[bytes]:
+        """One JSON object an answer, in order.
+
+        Raises:
+            Reject: an answer is of another type than declared, or larger than a record may be.
+            pydantic.ValidationError: a dict does not fit the answer's model.
+        """
+        encoded = self._fast(answers) or list(map(self._dump, answers))
+        if encoded and (longest := max(map(len, encoded))) > self._bytes_max:
+            raise Reject(Reason.ANSWER_TOO_LARGE, f"the answer has {longest} bytes, more than a record may")
+        return encoded
+
+    def _fast(self, answers: Sequence[BaseModel | Mapping[str, Any]]) -> list[bytes]:
+        """Dicts that fit beyond doubt, in a fifth of pydantic's time; empty when it should look at them."""
+        if self._struct is None or set(map(type, answers)) != {dict}:
+            return []
+        try:
+            return list(map(self._encode, msgspec.convert(answers, list[self._struct])))  # type: ignore[name-defined]
+        except Exception:  # whatever it is (a numpy string, say), pydantic has the last word
+            return []
+
+    def _dump(self, answer: BaseModel | Mapping[str, Any]) -> bytes:
+        if isinstance(answer, Mapping):
+            answer = self._model.model_validate(answer)
+        if not isinstance(answer, self._model):
+            raise Reject(
+                Reason.WRONG_SHAPE,
+                f"decode() gave {type(answer).__name__} where {self._model.__name__} was declared",
+            )
+        dumped: bytes = self._to_json(answer)
+        return dumped
+
+
+class Pending:
+    """A batch between `Inference.begin` and `Inference.end`. `seconds` is what was spent on it so far: to encode it,
+    to run the model (as the device's own clock tells, without the wait for the batch before) and to answer."""
+
+    __slots__ = ("failed", "items", "launched", "seconds")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.launched: Launched | None = None
+        self.failed: Rejected | None = None
+        self.seconds = 0.0
+
+    def ready(self) -> bool:
+        """Whether the device is through with it."""
+        return self.launched is None or self.launched.ready()
+
+
+class Inference:
+    """A worker on a device: items in, one answer or rejection each out. No threads, no queues."""
+
+    def __init__(self, worker: Worker[Any, Any], device: torch.device | Device, answer_bytes_max: int) -> None:
+        self._worker = worker
+        self._device = open_device(device) if isinstance(device, torch.device) else device
+        self._answers = Answers(worker.answer, answer_bytes_max)
+        self._reads_features = overrides(worker, "feature_key")
+        self.stopwatch = Stopwatch(time.perf_counter, "encode", "predict", "answer")
+
+    def run(self, items: Sequence[Item]) -> list[Answered]:
+        """Answer a batch. One that fails is halved until the culprits are alone: at most 2N - 1 runs for N
+        items, about 2 log2(N) for one culprit.
+
+        Raises:
+            DeviceFailed: the device itself is broken; only a new process helps.
+        """
+        return self.end(self.begin(items))
+
+    def record(self, batches: Iterable[Sequence[Event]]) -> int:
+        """Let the device record a run of each of these batches, until it takes no more; how many it took.
+
+        Raises:
+            DeviceFailed: the device itself is broken; only a new process helps.
+        """
+        recorded = 0
+        try:
+            for events in batches:
+                tensors = self._worker.encode(events, [NO_FEATURES] * len(events))
+                if not self._device.record(self._worker.predict, tensors):
+                    break
+                recorded += 1
+            return recorded
+        except torch.AcceleratorError as error:
+            raise _broken(error) from error
+
+    def begin(self, items: Sequence[Item]) -> Pending:
+        """Encode a batch and start it on the device, which may still be busy with the one before. What fails
+        here is dealt with by `end`.
+
+        Raises:
+            DeviceFailed: the device itself is broken; only a new process helps.
+        """
+        pending = Pending(items)
+        self.stopwatch.start()
+        started = time.perf_counter()
+        try:
+            tensors = self._encode(items)
+            pending.seconds = time.perf_counter() - started
+            self.stopwatch.lap("encode")
+            pending.launched = self._device.launch(self._worker.predict, tensors)
+        except torch.AcceleratorError as error:
+            raise _broken(error) from error
+        except Exception as error:
+            # One bad event must never take the worker down, so whatever the model raises is a rejection.
+            pending.failed = rejection(error)
+        self.stopwatch.lap("predict")
+        return pending
+
+    def end(self, pending: Pending) -> list[Answered]:
+        """Wait for a batch and answer it, or its halves if it fails.
+
+        Raises:
+            DeviceFailed: the device itself is broken; only a new process helps.
+        """
+        outcomes = self._try(pending)
+        if not isinstance(outcomes, Rejected):
+            return outcomes
+        items, started = pending.items, time.perf_counter()
+        if len(items) > 1:
+            half = len(items) // 2
+            outcomes = self.run(items[:half]) + self.run(items[half:])
+        elif outcomes.reason is Reason.OUT_OF_MEMORY:
+            # The batch before may have held the memory that was missing; now nothing else is on the device.
+            again = self._try(self.begin(items))
+            outcomes = [again] if isinstance(again, Rejected) else again
+        else:
+            outcomes = [outcomes]
+        pending.seconds += time.perf_counter() - started
+        return outcomes
+
+    def _try(self, pending: Pending) -> list[Answered] | Rejected:
+        """The answers of a batch, or why there are none."""
+        if pending.failed is not None:
+            return pending.failed
+        try:
+            return self._answer(pending)
+        except torch.AcceleratorError as error:
+            # A device-side assert or an illegal access poisons the whole context: every later call fails too.
+            raise _broken(error) from error
+        except Exception as error:
+            return rejection(error)
+
+    def _encode(self, items: Sequence[Item]) -> Tensors:
+        events = [item.event for item in items]
+        features: list[Features] = [NO_FEATURES] * len(items)
+        if self._reads_features:
+            features = [item.features for item in items]
+        return self._worker.encode(events, features)
+
+    def _answer(self, pending: Pending) -> list[Answered]:
+        launched = pending.launched
+        assert launched is not None
+        outputs = launched.wait()
+        self.stopwatch.lap("predict")
+        started = time.perf_counter()
+        events = [item.event for item in pending.items]
+        finite = _finite_rows(outputs, len(events))
+        if not all(finite):
+            rows = torch.tensor(finite).nonzero().flatten()
+            events = [event for event, ok in zip(events, finite, strict=True) if ok]
+            outputs = {name: tensor[rows] for name, tensor in outputs.items()}
+        answers = self._worker.decode(events, outputs) if events else []
+        if len(answers) != len(events):
+            raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(events)} events")
+        predicted = [Predicted(answer, False) for answer in self._answers.encode_many(answers)]
+        self.stopwatch.lap("answer")
+        pending.seconds += launched.seconds() + time.perf_counter() - started
+        if len(predicted) == len(finite):
+            return list[Answered](predicted)
+        left = iter(predicted)
+        return [next(left) if ok else NOT_FINITE for ok in finite]
+
+
+def _broken(error: torch.AcceleratorError) -> DeviceFailed:
+    return DeviceFailed(f"the device failed ({type(error).__name__}); start the process again")
+
+
+def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
+    finite = torch.ones(rows, dtype=torch.bool)
+    for name, tensor in outputs.items():
+        if tensor.dim() == 0 or tensor.shape[0] != rows:
+            shape = tuple(tensor.shape)
+            raise Reject(Reason.WRONG_SHAPE, f"output {name!r} has shape {shape} for {rows} events")
+        if tensor.is_floating_point():
+            finite &= torch.isfinite(tensor).reshape(rows, -1).all(dim=1)
+    return finite.tolist()
+
+
+def rejection(error: Exception) -> Rejected:
+    """What to say of an event that the worker fails on."""
+    name = type(error).__name__
+    if isinstance(error, Reject):
+        return Rejected(reason=error.reason, message=error.message, error=name)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return Rejected(reason=Reason.OUT_OF_MEMORY, message="no memory even for this event alone", error=name)
+    # The text of a foreign exception may quote the event; headers and logs must not. Its line quotes nothing.
+    return Rejected(reason=Reason.MODEL_ERROR, message=f"the worker raised {name}{_place(error)}", error=name)
+
+
+def _place(error: Exception) -> str:
+    """Where in the worker's file it was raised or what it called there failed; empty when that is not known."""
+    ours = (__file__, devices.__file__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    return f" in {own[-1].name}, line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
+
+
+class Begun(NamedTuple):
+    """A batch that the device has been given."""
+
+    batch: Batch
+    pending: Pending
+
+
+class ThreadRunner:
+    """Runs batches in submission order on a thread of its own, of which at most two are begun."""
+
+    slots = 2
+
+    def __init__(self, inference: Inference, stuck_s: float = STUCK_S) -> None:
+        self._inference = inference
+        self._stuck_s = stuck_s
+        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
+        self._out = 0
+        self._heard = self._asked = 0.0
+        self._thread = threading.Thread(target=self._serve, name="runner", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def out(self) -> int:
+        return self._out
+
+    def submit(self, batch: Batch) -> None:
+        if self._out >= self.slots:
+            raise Internal(f"the runner has {self._out} batches out and takes no more")
+        if not self._out:
+            self._heard = self._asked = time.monotonic()
+        self._out += 1
+        self._inbox.put(batch)
+
+    def finished(self, timeout_s: float) -> list[BatchResult]:
+        results: list[BatchResult] = []
+        now = time.monotonic()
+        if now - self._asked > PAUSED_S:  # this process was stopped, and the batch with it
+            self._heard += now - self._asked
+        self._asked = now
+        while self._out:
+            try:
+                result = self._outbox.get(timeout=timeout_s) if timeout_s > 0 else self._outbox.get_nowait()
+            except queue.Empty:
+                if time.monotonic() - self._heard > self._stuck_s:
+                    faulthandler.dump_traceback(all_threads=True)
+                    raise DeviceFailed(
+                        f"the model has not come back for {self._stuck_s:g} s (batch.timeout_s); start again. "
+                        "Where it hangs is in the stacks above; a record that hangs it each time becomes a dead letter"
+                    ) from None
+                break
+            self._heard = time.monotonic()
+            if isinstance(result, BaseException):
+                raise result
+            self._out -= 1
+            results.append(result)
+            timeout_s = 0
+        return results
+
+    def close(self, deadline: Deadline) -> None:
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join(deadline.left())
+
+    def _serve(self) -> None:
+        try:
+            while (batch := self._inbox.get()) is not None:
+                first: Begun | None = self._begin(batch)
+                while first is not None:
+                    second = self._meanwhile(first)
+                    self._end(first)
+                    first = second
+        except Exit as error:  # a thread must not die in silence: the owner raises it
+            self._outbox.put(error)
+        except BaseException as error:  # sys.exit in a model's library, say, is no end of ours
+            self._outbox.put(DeviceFailed(f"the model ended its thread with {type(error).__name__}; start again"))
+
+    def _meanwhile(self, first: Begun) -> Begun | None:
+        """The next batch, begun, if it comes while the first computes."""
+        wait_s = POLL_S
+        while not first.pending.ready():
+            try:
+                batch = self._inbox.get(timeout=wait_s)
+            except queue.Empty:
+                wait_s = min(wait_s * 1.25, POLL_MAX_S)
+                continue
+            if batch is None:
+                self._inbox.put(None)  # for whoever waits for the next batch
+                return None
+            self._inference.stopwatch.lap("predict")
+            return self._begin(batch)
+        return None
+
+    def _begin(self, batch: Batch) -> Begun:
+        return Begun(batch, self._inference.begin(batch.items))
+
+    def _end(self, begun: Begun) -> None:
+        outcomes = self._inference.end(begun.pending)
+        self._outbox.put(BatchResult(batch=begun.batch, outcomes=outcomes, seconds=begun.pending.seconds))

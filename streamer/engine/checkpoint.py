@@ -1,0 +1,282 @@
+"""What becomes durable together: predictions, dead letters, positions; then the cache, then the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from streamer.clock import Clock, Deadline
+from streamer.errors import Refused, Unclear, Unreachable, Wait
+from streamer.ports import Codec, Committer, OnCommitted, Sink, Source
+from streamer.records import Item, Positions, Released
+from streamer.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+REFUSALS_MAX = 10  # over five seconds of growing pauses: an election of leaders is no missing topic
+BACKOFF_S = (0.05, 1.0)
+LOOK_S = 0.003
+"""How soon to look whether a commit that is out has ended."""
+WAIT_S = 0.1
+
+
+class CommitPolicy(msgspec.Struct, frozen=True):
+    """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`, and what is
+    ready is handed to the broker half of that ahead. Back to back the broker is still completing the last, answers
+    CONCURRENT_TRANSACTIONS, and all take many times as long. It never waits longer than `interval_s`, for which it
+    gathers under backlog. One commit may take `timeout_s`."""
+
+    interval_s: float = 0.1
+    gap_s: float = 0.006
+    rests: float = 1.0
+    timeout_s: float = 5.0
+
+
+class CheckpointParts(msgspec.Struct, frozen=True):
+    """What a checkpoint drives."""
+
+    source: Source
+    sink: Sink
+    committer: Committer
+    codec: Codec
+    clock: Clock
+    metrics: Metrics
+
+
+class Begun(msgspec.Struct):
+    """What one commit is about, from its begin until it is known to have happened."""
+
+    items: list[Item]
+    positions: Positions
+    size: int
+    at: float
+
+
+class Checkpoint:
+    """The outcomes that are released and not durable yet: those that gather, and those of the commit that is out.
+
+    A commit that fails keeps them: the same messages are written again, without a second run on the GPU.
+    While one is unclear nothing may be added, so that what is in doubt stays little.
+    """
+
+    def __init__(self, parts: CheckpointParts, policy: CommitPolicy, on_committed: OnCommitted) -> None:
+        self._parts = parts
+        self._policy = policy
+        self._on_committed = on_committed
+        self._gathered = Begun([], {}, 0, 0.0)
+        self._begun: Begun | None = None
+        self._out = False
+        self._unclear = False
+        self._not_before = 0.0
+        self._open_at = 0.0
+        self._lead_s = 0.0  # how long before its commit a transaction is opened: who reads waits if we die in it
+        self._ahead = 0  # of the gathered items, how many the broker has
+        self._ended = 0.0
+        self._failures = 0
+        self._refusals = 0
+
+    def __len__(self) -> int:
+        """Records that are answered and not durable."""
+        return len(self._gathered.items) + (len(self._begun.items) if self._begun else 0)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of their keys and values."""
+        return self._gathered.size + (self._begun.size if self._begun else 0)
+
+    @property
+    def clear(self) -> bool:
+        """Whether released items may be added."""
+        return not self._unclear
+
+    def add(self, released: Sequence[Released]) -> None:
+        """Take what a ledger released, in order."""
+        gathered = self._gathered
+        if messages := [message for run in released for message in self._parts.codec.encode_many(run.items)]:
+            self._parts.sink.write(messages)
+        for run in released:
+            gathered.items += run.items
+            gathered.positions[run.partition] = run.position
+            gathered.size += run.size
+
+    def due_in(self, now: float, backlog_items: int) -> float | None:
+        """Seconds until there is something to do: a commit to begin, or one that is out to be looked after; 0 or
+        less for now; None when nothing is to be committed.
+
+        `backlog_items`: how many items make it worth to gather for the whole interval.
+        """
+        if self._out:
+            return LOOK_S
+        if not self._gathered.positions and not self._begun and self.clear:
+            return None
+        at = self._due_at(backlog_items)
+        if self._ahead < len(self._gathered.items) and self.clear:
+            at = max(self._open_at, at - self._lead_s)
+        return at - now
+
+    def _due_at(self, backlog_items: int) -> float:
+        backlog = len(self._gathered.items) >= backlog_items
+        return max(self._not_before, self._ended + self._policy.interval_s) if backlog else self._not_before
+
+    def advance(self, backlog_items: int, timeout_s: float) -> Positions:
+        """Do what is due: note the end of a commit, begin one, or hand over what gathers for the next.
+
+        Returns and raises as `begin`; `timeout_s` is that of a commit.
+        """
+        self.look()
+        wait_s = self.due_in(self._parts.clock.now(), backlog_items)
+        if self._out or wait_s is None or wait_s > 0:
+            return {}
+        deadline = Deadline(self._parts.clock, timeout_s)
+        if self._due_at(backlog_items) <= self._parts.clock.now():
+            return self.begin(deadline)
+        try:
+            self._parts.sink.hand_over(deadline)
+            self._ahead = len(self._gathered.items)
+        except Wait as error:
+            self._take()  # what the sink has begun is what this is about
+            self._failed(error)
+        return {}
+
+    def begin(self, deadline: Deadline) -> Positions:
+        """Begin to commit everything added; `look` says how it ended. Never raises for what time may cure: it is
+        tried again at the next call.
+
+        Returns the positions of partitions that somebody else has moved: the engine must forget them and
+        read on from there. Empty nearly always.
+
+        Raises:
+            Exit: no further try will help.
+        """
+        moved: Positions = {}
+        try:
+            if self._unclear:
+                moved = self._resolve(deadline)
+            begun = self._take()
+            if begun.positions:
+                self._parts.committer.start(self._parts.sink.begin(begun.positions, deadline), deadline)
+                self._out = True
+        except Wait as error:
+            self._failed(error)
+        return moved
+
+    def look(self, timeout_s: float = 0.0) -> None:
+        """Note the end of a commit that is out; waits up to `timeout_s` for it.
+
+        Raises:
+            Exit: no further try will help.
+        """
+        if not self._out:
+            return
+        ended = True
+        try:
+            ended = self._parts.committer.ended(timeout_s)
+            if ended:
+                self._committed()
+        except Wait as error:
+            self._failed(error)
+        finally:
+            self._out = not ended
+
+    def wait(self) -> None:
+        """Let a commit that is out end, which its deadline bounds: nothing may change under it."""
+        while self._out:
+            self.look(WAIT_S)
+
+    def commit(self, deadline: Deadline) -> Positions:
+        """Commit everything added, and wait for the end of it: `begin`, in one piece."""
+        self.wait()
+        if deadline.passed():
+            return {}  # what is begun now could only end in doubt
+        moved = self.begin(deadline)
+        self.wait()
+        return moved
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Drop what belongs to partitions that are no longer ours, once a commit that is out has ended.
+
+        Raises:
+            Exit: how it ended.
+        """
+        try:
+            self.wait()
+        finally:
+            gone = set(partitions)
+            self._parts.sink.forget(partitions)
+            self._gathered, self._ahead = _without(self._gathered, gone), 0
+            self._begun = _without(self._begun, gone) if self._begun else None
+
+    def _take(self) -> Begun:
+        """What the next commit is about: all that gathered, after what the last one did not get done."""
+        gathered, self._gathered, self._ahead = self._gathered, Begun([], {}, 0, 0.0), 0
+        if self._begun:
+            gathered.items = self._begun.items + gathered.items
+            gathered.positions = self._begun.positions | gathered.positions
+            gathered.size += self._begun.size
+        gathered.at = self._parts.clock.now()
+        self._begun = gathered if gathered.positions else None
+        return gathered
+
+    def _resolve(self, deadline: Deadline) -> Positions:
+        """Decide what an unclear commit did: a transaction is whole, so one partition before its new position says
+        that nothing of it happened."""
+        self._parts.sink.recover(deadline)
+        positions = self._begun.positions if self._begun else {}  # none, when all of them have been given up since
+        committed = self._parts.source.committed(list(positions), deadline.left(at_least=0.5)) if positions else {}
+        self._unclear = False
+        if positions and all(committed.get(p, -1) >= offset for p, offset in positions.items()):
+            log.info("an unclear commit had happened")
+            self._committed()
+            return {p: committed[p] for p, offset in positions.items() if committed[p] > offset}
+        log.info("an unclear commit had not happened; it is written again")
+        moved = {p: committed[p] for p, offset in positions.items() if committed.get(p, -1) >= offset}
+        if moved:
+            log.warning("somebody else has committed beyond this replica", positions=moved)
+            self.forget(list(moved))
+        return moved
+
+    def _committed(self) -> None:
+        self._parts.sink.confirm()
+        begun, self._begun = self._begun, None
+        self._failures = self._refusals = 0
+        self._ended = now = self._parts.clock.now()
+        if begun is None:
+            return
+        rest_s = self._rest(now - begun.at)
+        self._lead_s = rest_s / 2
+        self._open_at, self._not_before = now + self._lead_s, now + rest_s
+        self._parts.metrics.transaction("committed")
+        self._on_committed(begun.items, now - begun.at)
+
+    def _rest(self, took_s: float) -> float:
+        policy = self._policy
+        return max(policy.gap_s, min(policy.interval_s, policy.rests * took_s))
+
+    def _failed(self, error: Wait) -> None:
+        if isinstance(error, Unclear):
+            self._unclear = True
+            result, what = "unclear", "the outcome of a commit is unclear"
+        else:
+            result, what = "aborted", "a commit did not happen"
+        self._parts.metrics.transaction(result)
+        self._refusals = self._refusals + 1 if isinstance(error, Refused) else 0
+        if self._refusals >= REFUSALS_MAX:
+            raise Unreachable(str(error)) from error
+        first_s, most_s = BACKOFF_S
+        pause_s = min(most_s, first_s * 2 ** min(self._failures, 10))
+        self._failures += 1
+        self._not_before = self._open_at = self._parts.clock.now() + pause_s
+        self._ahead = 0
+        log.warning(what, error=str(error), again_in_s=pause_s)
+
+
+def _without(begun: Begun, gone: set[int]) -> Begun:
+    items = [item for item in begun.items if item.record.partition not in gone]
+    return Begun(
+        items,
+        {p: offset for p, offset in begun.positions.items() if p not in gone},
+        sum(item.record.size for item in items),
+        begun.at,
+    )

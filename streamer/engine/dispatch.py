@@ -1,0 +1,68 @@
+"""Who goes to the device next: what the batcher has ready, or, alone, a record that may kill the process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from streamer.clock import Clock
+from streamer.engine.attempts import Attempts
+from streamer.engine.batcher import Batcher, Release
+from streamer.ports import Runner
+from streamer.records import Batch, BatchResult, Item
+
+
+class Dispatch:
+    """Between batcher and runner. Marks what is on the device, so that a successor knows what was there."""
+
+    def __init__(self, batcher: Batcher, runner: Runner, attempts: Attempts, clock: Clock) -> None:
+        self._batcher = batcher
+        self._runner = runner
+        self._attempts = attempts
+        self._clock = clock
+        self._alone: deque[tuple[float, Item]] = deque()
+        self._lone = False  # is one of them on the device?
+
+    def __len__(self) -> int:
+        """Items that wait for the device."""
+        return len(self._batcher) + len(self._alone)
+
+    def add(self, items: Sequence[Item], now: float) -> None:
+        """Let items wait from `now` on."""
+        if suspects := self._attempts.suspects(items):
+            self._alone.extend((now, item) for item in suspects)
+            held = set(map(id, suspects))
+            items = [item for item in items if id(item) not in held]
+        self._batcher.add(items, now)
+
+    def submit(self) -> None:
+        """Give the runner what is ready. While suspects wait nothing else goes, and each of them goes by itself: a
+        death then tells which it was."""
+        runner = self._runner
+        while not self._lone and (out := runner.out()) < runner.slots:
+            now = self._clock.now()
+            if self._alone:
+                if out:
+                    return
+                since, item = self._alone.popleft()
+                batch = Batch([item], Release.ALONE, item.cost, now - since)
+            else:
+                reason = self._batcher.ready(now, out)
+                if reason is None:
+                    return
+                batch = self._batcher.take(now, reason)
+            wanted = [item for item in batch.items if not item.lane.gone or item.followers]
+            if wanted:
+                self._lone = batch.reason == Release.ALONE
+                self._attempts.begin(wanted, alone=self._lone)
+                runner.submit(msgspec.structs.replace(batch, items=wanted))
+
+    def finished(self, timeout_s: float) -> list[BatchResult]:
+        """Batches that are done; waits up to `timeout_s` for the first. Raises whatever killed the runner."""
+        results = self._runner.finished(timeout_s)
+        for _ in results:
+            self._attempts.end()
+            self._lone = False
+        return results

@@ -1,0 +1,50 @@
+"""What predictions were made of, for whoever trains on it or has to explain one: committed together with them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas import Event
+from streamer.features.entities import AsOf
+from streamer.records import Item, Message
+from streamer.worker import Features
+
+SHARES = 1 << 16
+SPREAD = 40_503
+"""Odd, and near SHARES / the golden ratio (D. Knuth, TAOCP 3, 6.4): offsets in a row are spread over all shares."""
+
+
+class FeatureLog:
+    """One message for each of a share of the predictions, the same ones whenever a record is read again."""
+
+    def __init__(self, worker: str, topic: str, share: float) -> None:
+        self._worker = worker
+        self._topic = topic
+        self._below = round(share * SHARES)
+
+    def of(self, item: Item) -> list[Message]:
+        """What is published beside the prediction of an item: a `schemas.UsedFeatures`, or nothing."""
+        record = item.record
+        if (record.offset * SPREAD + record.partition) % SHARES >= self._below:
+            return []
+        value = used(
+            self._worker, (record.topic, record.partition, record.offset), item.event, item.features, item.as_of
+        )
+        return [Message(self._topic, record.partition, record.key, value, [])]
+
+
+def used(worker: str, source: tuple[str, int, int], event: Event, features: Features, as_of: AsOf) -> bytes:
+    """A `schemas.UsedFeatures` as JSON; `source` is topic, partition and offset of the event's record."""
+    topic, partition, offset = source
+    return _ENCODER.encode(
+        {
+            "prediction_id": f"{worker}/{topic}/{partition}/{offset}",
+            "event_id": event.event_id,
+            "source": {"topic": topic, "partition": partition, "offset": offset},
+            "features_as_of": as_of,
+            "features": dict(features),  # also of what reads none, whose features are a read-only view
+        }
+    )
+
+
+_ENCODER = msgspec.json.Encoder()

@@ -1,0 +1,138 @@
+"""What the feature store knows of an entity: one value in Redis each, and one round trip for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from typing import Any
+
+import redis
+
+from streamer.cache.redis_client import Circuit
+from streamer.clock import Clock
+from streamer.features.entities import Entities, Kept, decode
+from streamer.records import Item
+from streamer.worker import Features
+
+FIELDS_MAX = 1_000
+NAME_BYTES_MAX = 200
+"""Bounds of one entity's hash: what is larger is not ours."""
+
+BadValues = Callable[[int], None]
+"""Told how many values in Redis were no features; they count as none."""
+
+
+class NoFeatures:
+    """The store of a deployment without one."""
+
+    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+        return []
+
+
+class RedisFeatures:
+    """Reads `streamer:features:<worker>:<entity>`, a hash of name to number that any process may write."""
+
+    def __init__(self, client: redis.Redis, worker: str, clock: Clock, bad_values: BadValues) -> None:
+        self._prefix = f"streamer:features:{worker}:"
+        self._circuit = Circuit(client, clock, "reading features")
+        self._bad_values = bad_values
+
+    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+        hashes = self._circuit.call(lambda client: self._read(client, items))
+        if hashes is None:
+            return []
+        found = [_numbers(fields) for fields in hashes]
+        if bad := found.count(None):
+            self._bad_values(bad)
+        for item, features in zip(items, found, strict=True):
+            item.features = features or {}
+        return []
+
+    def _read(self, client: redis.Redis, items: Sequence[Item]) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for item in items:
+            # An entity is whatever an event says; what is no text of Unicode must not fail the others.
+            pipeline.hgetall(f"{self._prefix}{item.entity}".encode(errors="surrogatepass"))
+        hashes: list[Any] = pipeline.execute(raise_on_error=False)
+        if len(hashes) != len(items):
+            raise redis.InvalidResponse
+        for fields in hashes:
+            # Of one key another type may be said; all else (no right, still loading) is said of every key.
+            if isinstance(fields, Exception) and not str(fields).startswith("WRONGTYPE"):
+                raise fields
+        return hashes
+
+
+class WindowFeatures:
+    """Reads what `streamer windows` keeps of an entity, and says its features at the event's time.
+
+    The event itself is always among them. While the windows are behind, earlier events of the entity may be missing,
+    and when the worker is behind, later ones may be there already: `as_of` says which.
+    """
+
+    def __init__(
+        self, client: redis.Redis, worker: str, entities: Entities, clock: Clock, bad_values: BadValues
+    ) -> None:
+        self._worker = worker
+        self._entities = entities
+        self._circuit = Circuit(client, clock, "reading windows")
+        self._bad_values = bad_values
+
+    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+        keys = [
+            entity_key(self._worker, self._entities.version, item.record.partition, item.entity or "") for item in items
+        ]
+        values = self._circuit.call(lambda client: _values(client, keys))
+        bad, failed = 0, list[tuple[Item, Exception]]()
+        for item, value in zip(items, values or [None] * len(items), strict=True):
+            kept = _kept(value)
+            try:
+                if kept is None or not self._fill(item, kept):
+                    bad += 1
+                    item.features, item.as_of = self._entities.known(Kept(), item.event, item.record.offset)
+            except Exception as error:  # of what a window takes from the event
+                failed.append((item, error))
+        if bad:
+            self._bad_values(bad)
+        return failed
+
+    def _fill(self, item: Item, kept: Kept) -> bool:
+        """Whether what is kept was ours: it may fit our types, and yet be nothing that can be joined."""
+        try:
+            item.features, item.as_of = self._entities.known(kept, item.event, item.record.offset)
+        except Exception:
+            return False
+        return True
+
+
+def entity_key(worker: str, version: str, partition: int, entity: str) -> bytes:
+    """Where an entity is kept in Redis. By partition, as the offsets in it are that partition's."""
+    return f"streamer:windows:{worker}.{version}:{partition}:{entity}".encode(errors="surrogatepass")
+
+
+def _values(client: redis.Redis, keys: Sequence[bytes]) -> list[bytes | None]:
+    values: list[Any] = client.mget(keys)
+    if len(values) != len(keys):
+        raise redis.InvalidResponse
+    return values
+
+
+def _kept(value: bytes | None) -> Kept | None:
+    """What is kept of an entity, nothing of one that is not there; None for what we never wrote."""
+    if value is None:
+        return Kept()
+    try:
+        return decode(value)
+    except ValueError:
+        return None
+
+
+def _numbers(fields: Any) -> Features | None:
+    """The hash as numbers; None for what is no hash of finite numbers by short names."""
+    if not isinstance(fields, dict) or len(fields) > FIELDS_MAX:
+        return None
+    try:
+        numbers = {name.decode(): float(value) for name, value in fields.items() if len(name) <= NAME_BYTES_MAX}
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == len(fields) and all(map(isfinite, numbers.values())) else None

@@ -1,0 +1,50 @@
+"""A source that ends: of each partition the records before an offset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, TopicPartition
+
+from streamer.kafka.source import KafkaSource
+from streamer.records import Positions, Record
+
+
+class Span(Protocol):
+    """A range that a worker answers and then ends."""
+
+    ends: Positions
+    """Of each partition the first offset beyond it."""
+
+    def watch(self, stop: Callable[[], None]) -> None:
+        """Wait until the range is answered, on a thread of its own, and stop the worker."""
+
+
+class RangedSource(KafkaSource):
+    """Reads as `KafkaSource` does, and stops where `ends` says. Who asks for more gets nothing."""
+
+    def __init__(self, client: Mapping[str, str], topic: str, ends: Positions) -> None:
+        super().__init__(client, topic, "earliest")
+        self._until = ends
+
+    def lag(self) -> dict[int, int]:
+        return {
+            partition: min(lag, max(0, self._until.get(partition, 0) - self._positions[partition]))
+            for partition, lag in super().lag().items()
+        }
+
+    def rewind(self, positions: Positions) -> None:
+        super().rewind(positions)
+        if not self._paused:  # else `_resume` does it
+            self._consumer.resume(self._topic_partitions(positions.keys() & self._positions.keys()))
+
+    def _take(self, messages: Iterable[Any]) -> list[Record]:
+        records = super()._take(messages)
+        if beyond := {one.partition for one in records if one.offset >= self._until.get(one.partition, 0)}:
+            self._consumer.pause(self._topic_partitions(beyond))  # nobody wants what follows
+        return [one for one in records if one.offset < self._until.get(one.partition, 0)]
+
+    def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
+        consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again
+        super()._unassign(consumer, gone)

@@ -1,0 +1,373 @@
+"""Records from Kafka. The only place that knows the consumer: group, rebalance, pausing, offsets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from streamer.clock import Clock, Deadline, SystemClock
+from streamer.errors import BadConfig, Unreachable, Wait
+from streamer.kafka.consuming import CLASSIC, DEFAULTS, FATAL, START
+from streamer.kafka.membership import Membership
+from streamer.kafka.rights import ANSWER_S, Refusal, answers, is_token, refused
+from streamer.ports import Rebalance
+from streamer.records import Positions, Record
+
+log = structlog.get_logger(__name__)
+
+MakeConsumer = Callable[..., Any]
+COMMITTED_TIMEOUT_S = 5.0
+PLACE_EVERY_S = 2.0
+"""How often a group is asked for positions that it has not said; for `ANSWER_S`, as nothing else goes on meanwhile."""
+NOWHERE = 2**63 - 1
+"""Where a partition is read from whose position is not known: nothing that comes of it is taken."""
+CAPTURE_EVERY_S = 0.05
+
+
+class KafkaSource:
+    """One consumer in one group, reading one topic. Cooperative assignment, classic or KIP-848."""
+
+    def __init__(
+        self,
+        client: Mapping[str, str],
+        topic: str,
+        start: str,
+        clock: Clock | None = None,
+        make_consumer: MakeConsumer = Consumer,
+    ) -> None:
+        self._names_itself = client.get("group.protocol") == "consumer"  # KIP-848: a member id proves nothing
+        classic = {} if self._names_itself else CLASSIC
+        config: dict[str, Any] = {**DEFAULTS, **classic, **client, "error_cb": self._on_error}
+        self._client = client
+        try:
+            self._consumer = make_consumer(config, logger=logging.getLogger("librdkafka"))
+        except KafkaException as error:
+            raise BadConfig(f"[kafka.client] is not accepted: {error.args[0].str()}") from error
+        self._clock = clock or SystemClock()
+        self._topic = topic
+        self._start = START[start]
+        self._rebalance: Rebalance | None = None
+        self._positions: Positions = {}  # next offset to read, of every partition that is ours
+        self._held: list[Message] = []  # read while only the group was to be served
+        self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
+        self._unplaced: set[int] = set()  # of these, those whose position is not known yet: paused
+        self._place_at = 0.0
+        self._paused = False
+        self._group: Any = None
+        self._capture_at = 0.0
+        self._joined = False  # was this ever a member of its group?
+        self._refusal = Refusal(self._clock)
+        self._membership = Membership(self._consumer, topic, client.get("group.id", ""), self._clock)
+        self._failure: BaseException | None = None
+
+    def subscribe(self, rebalance: Rebalance) -> None:
+        self._rebalance = rebalance
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._kept(self._on_assign),
+            on_revoke=self._kept(self._on_revoke),
+            on_lost=self._kept(self._on_lost),
+        )
+
+    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+        if records_max == 0:
+            self._serve(timeout_s)
+            records = []
+        else:
+            self._resume()
+            records = self._take(self._fetch(records_max, timeout_s))
+        self._raise_kept()
+        if self._unplaced and self._clock.now() >= self._place_at:
+            self._place()
+        if records:
+            self._refusal.heard()
+        else:
+            self._heed_refusal()
+        if self._positions:
+            self._membership.serves()
+            self._joined = True
+        elif self._membership.spare() and self._rebalance:
+            self._joined = True
+            self._rebalance.assigned([])  # ready, and idle
+        if self._clock.now() >= self._capture_at:
+            self._capture_group()
+        return records
+
+    def group(self) -> Any:
+        if self._group is None:
+            raise Wait("this replica is not a member of its group now")
+        return self._group
+
+    def committed(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        try:
+            found = self._consumer.committed(self._topic_partitions(partitions), timeout=timeout_s)
+        except KafkaException as error:
+            raise Wait(f"committed offsets: {error.args[0].str()}") from error
+        if broken := [tp for tp in found if tp.error]:
+            raise Wait(f"committed offsets: {broken[0].error}")
+        return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
+
+    def commit(self, positions: Positions) -> None:
+        # Not waited for: the answer would hold up everything for milliseconds, and a commit that fails is made good by
+        # the next, or by the same answers again. Leaving the group and asking for positions come after it, in order.
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            raise Wait(f"commit: {error.args[0].str()}") from error
+
+    def rewind(self, positions: Positions) -> None:
+        for partition, offset in positions.items():
+            if partition in self._positions:
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+                self._positions[partition] = offset
+        self._held = [message for message in self._held if message.partition() not in positions]
+
+    def lag(self) -> dict[int, int]:
+        lags = {}
+        for partition, position in self._positions.items():
+            if partition in self._unplaced:
+                continue
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            if end >= 0:
+                # A transaction's mark takes an offset and is never handed out: by offsets alone there would always
+                # be one more to read.
+                lags[partition] = max(0, end - max(position, self._ends.get(partition, 0)))
+        return lags
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._raise_kept()
+
+    def _fetch(self, records_max: int, timeout_s: float) -> list[Message]:
+        if self._held:
+            held, self._held = self._held[:records_max], self._held[records_max:]
+            return held
+        # consume(n, t) would wait for n; so wait for one, then take what is there already.
+        messages: list[Message] = self._consumer.consume(1, timeout_s)
+        if messages and records_max > 1:
+            messages += self._consumer.consume(records_max - 1, 0)
+        return messages
+
+    def _serve(self, timeout_s: float) -> None:
+        """Serve the group and stay within max.poll.interval.ms while the engine has no room."""
+        if not self._paused:
+            self._consumer.pause(self._topic_partitions(self._positions))
+            self._paused = True
+        self._held += self._consumer.consume(1, timeout_s)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._consumer.resume(self._topic_partitions(self._positions.keys() - self._unplaced))
+            self._paused = False
+
+    def _take(self, messages: Iterable[Any]) -> list[Record]:
+        topic, positions = self._topic, self._positions
+        records = []
+        for message in messages:
+            if message.error() is not None:
+                self._notice(message)
+                continue
+            partition, offset = message.partition(), message.offset()
+            position = positions.get(partition)
+            if position is None or offset < position:
+                continue  # read before its partition was given up, or before a rewind
+            positions[partition] = offset + 1
+            try:
+                headers = message.headers()  # once only: after a failure it hands out half of them
+            except (SystemError, UnicodeDecodeError):  # a name among them is no text: as if there were none
+                headers = None
+            key, value, at_ms = message.key(), message.value(), message.timestamp()[1]
+            records.append(Record(topic, partition, offset, key, value, headers, at_ms))
+        return records
+
+    def _notice(self, message: Any) -> None:
+        """What comes instead of a record: the end of a partition, a missing position, or a failure."""
+        # What is said of the group has no topic, whatever its partition looks like; of a topic that may not be read,
+        # no partition.
+        of_partition = message.topic() is not None and message.error().code() != KafkaError.TOPIC_AUTHORIZATION_FAILED
+        if of_partition and message.partition() not in self._positions:
+            return  # said of a partition that was given up since
+        if message.error().code() == KafkaError._PARTITION_EOF:
+            self._ends[message.partition()] = message.offset()
+        else:
+            self._complain(message.error())
+
+    def _complain(self, error: KafkaError) -> None:
+        """Raise for what only a person can mend; the rest the client mends itself."""
+        kind, cure = FATAL.get(error.code(), (None, ""))
+        if kind is not None:
+            cure = cure.format(topic=self._topic, group=self._client.get("group.id"))
+            raise kind(f"cannot read {self._topic}: {error.str()}; {cure}")
+        if error.fatal():
+            raise Unreachable(f"cannot read {self._topic}: {error.str()}")
+        log.warning("consumer", error=error.str())
+
+    def _on_error(self, error: KafkaError | None) -> None:
+        """What the client says outside of any call. Who is refused at the start would be refused for ever. Who was let
+        in goes on while any broker lets it: one of them may have a bad certificate. And a member goes on with the token
+        that it has, while the token server is away."""
+        if error is None:  # the client has no words for some fatal errors; whoever calls it next is told
+            return
+        why = refused(error.str(), self._client)
+        if why is None or (is_token(error.str()) and self._joined):
+            log.warning("consumer", error=error.str())
+        elif self._joined:
+            log.warning("a broker does not let us in; going on with the others", why=why)
+            self._refusal.said(why)
+        elif self._failure is None:
+            self._failure = Unreachable(f"cannot read {self._topic}: {why}")
+
+    def _heed_refusal(self) -> None:
+        """Raise when one broker has refused us and none has been heard since, though asked: that is no idle topic."""
+        if self._refusal.doubtful():
+            if answers(self._consumer, self._topic):
+                self._refusal.heard()
+            else:
+                log.warning("a broker has refused us, and none answers")
+        if why := self._refusal.final():
+            raise Unreachable(f"cannot read {self._topic}: {why}")
+
+    def _place(self) -> None:
+        """Find out where to read partitions whose position was not to be learnt on assignment.
+
+        An open transaction may hide it, whose owner may yet commit it. Left to the client (librdkafka 2.16), such a
+        position is taken for none when partitions move while it asks, and asked for no more when its coordinator dies
+        then. And nothing but a callback may assign: the client takes it for the answer to one that it has queued."""
+        try:
+            starts = self._starts(sorted(self._unplaced), ANSWER_S)
+            for partition, start in starts.items():
+                one = TopicPartition(self._topic, partition, start)
+                self._consumer.seek(one)
+                self._positions[partition] = start
+                self._unplaced.discard(partition)
+                if not self._paused:
+                    self._consumer.resume([one])
+        except (Wait, KafkaException) as error:  # a partition that has no leader yet cannot seek
+            log.warning("where to read is not known; asking again", partitions=self._unplaced, error=str(error))
+            self._place_at = self._clock.now() + PLACE_EVERY_S
+        else:
+            log.info("where to read is known now", starts=starts)
+
+    def _starts(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        """Where to read: from where the group is on, or where a new one starts."""
+        committed = self.committed(partitions, timeout_s) if partitions else {}
+        starts = {partition: committed.get(partition, self._start) for partition in partitions}
+        return starts | self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END], timeout_s)
+
+    def _capture_group(self) -> None:
+        """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
+        ledger holds now is ours under it. An empty member id would not be fenced by the broker at all.
+
+        Asked after a rebalance and now and then, as the client takes a third of a millisecond to tell; an old answer
+        is safe: at worst the broker refuses a commit, and the next one brings the new."""
+        try:
+            group = self._consumer.consumer_group_metadata()
+        except RuntimeError:  # a client that closes may have none any more
+            return
+        self._group = group if self._consumer.memberid() else None
+        self._joined = self._joined or (self._group is not None and not self._names_itself)
+        self._capture_at = self._clock.now() + CAPTURE_EVERY_S
+
+    def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
+        """What a callback raises is kept until the client has returned: it does not carry every exception through.
+        After it no other is called: nothing may be committed any more. The client then moves the partitions itself."""
+
+        def kept(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if self._failure is not None:
+                return
+            try:
+                callback(consumer, partitions)
+            except BaseException as error:
+                self._failure = error
+
+        return kept
+
+    def _raise_kept(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in assigned]
+        try:
+            starts = self._starts(partitions, COMMITTED_TIMEOUT_S)
+            hidden = []
+        except Wait as error:
+            log.warning("cannot read committed offsets on assignment; asking again", error=str(error))
+            starts, hidden = dict.fromkeys(partitions, OFFSET_BEGINNING), partitions
+        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
+        self._capture_at = 0.0
+        self._positions.update(starts | dict.fromkeys(hidden, NOWHERE))
+        self._unplaced.update(hidden)
+        if partitions and (self._paused or hidden):
+            consumer.pause(self._topic_partitions(partitions))
+        log.info("partitions assigned", partitions=partitions)
+        if self._rebalance:
+            self._rebalance.assigned(partitions)
+
+    def _ends_to_start_at(self, partitions: Sequence[int], timeout_s: float) -> Positions:
+        """Where these end now, committed at once: else a replica that takes over before the first commit would
+        start at the end of its own time, and what came in between would never be read."""
+        ends, deadline = {}, Deadline(self._clock, timeout_s)
+        try:
+            for tp in self._topic_partitions(partitions):
+                _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=deadline.left(at_least=0.1))
+        except KafkaException as error:
+            raise Wait(f"the end of {self._topic}: {error.args[0].str()}") from error
+        if ends:
+            self._commit_and_wait(ends)
+        return ends
+
+    def _commit_and_wait(self, positions: Positions) -> None:
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
+        try:
+            done = self._consumer.commit(offsets=offsets, asynchronous=False)
+            failed = next((tp.error for tp in done if tp.error), None)
+        except KafkaException as error:
+            failed = error.args[0]
+        if failed is not None:
+            raise Wait(f"cannot commit where this group starts: {failed.str()}")
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in revoked]
+        # The generation may be newer than at the last poll, and these partitions are ours until this returns.
+        self._capture_group()
+        if self._rebalance:
+            self._rebalance.revoked(partitions)
+        self._unassign(consumer, revoked)
+        log.info("partitions revoked", partitions=partitions)
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        partitions = [tp.partition for tp in lost]
+        if self._rebalance:
+            self._rebalance.lost(partitions)
+        self._unassign(consumer, lost)
+        log.warning("partitions lost: the group went on without this replica", partitions=partitions)
+
+    def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
+        self._capture_at = 0.0
+        hidden = self._unplaced.intersection(tp.partition for tp in gone)
+        for tp in gone:
+            self._positions.pop(tp.partition, None)
+            self._ends.pop(tp.partition, None)
+        self._unplaced -= hidden
+        self._held = [message for message in self._held if message.partition() in self._positions]
+        if self._paused or hidden:
+            consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again
+        consumer.incremental_unassign(gone)
+
+    def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in partitions]

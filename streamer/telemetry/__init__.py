@@ -1,0 +1,10 @@
+"""What a process says of itself.
+
+log        structured logs, ours and those of libraries
+metrics    all Prometheus metrics
+health     the HTTP server: probes, `/metrics` and `/drain`
+stopwatch  seconds by stage
+progress   the bar of a long command
+"""
+
+__all__ = ["health", "log", "metrics", "progress", "stopwatch"]
