@@ -27,6 +27,8 @@ DEFAULTS: Mapping[str, str] = {
     # which have their own time. (A transactional producer's is that of its transaction.)
     "socket.timeout.ms": "6000",
     "queued.max.messages.kbytes": "65536",
+    # New partitions of a topic are found after this; the default of 5 minutes would leave them unread for as long.
+    "topic.metadata.refresh.interval.ms": "30000",
 }
 CLASSIC: Mapping[str, str] = {
     "partition.assignment.strategy": "cooperative-sticky",

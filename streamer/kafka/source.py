@@ -246,7 +246,10 @@ class KafkaSource:
         An open transaction may hide it, whose owner may yet commit it. Left to the client (librdkafka 2.16), such a
         position is taken for none when partitions move while it asks, and asked for no more when its coordinator dies
         then. And nothing but a callback may assign: the client takes it for the answer to one that it has queued."""
+        self._place_at = self._clock.now() + PLACE_EVERY_S
         try:
+            if self._start == OFFSET_END and 0 in self._unplaced:
+                self._begin_at_ends(ANSWER_S)
             starts = self._starts(sorted(self._unplaced), ANSWER_S)
             for partition, start in starts.items():
                 one = TopicPartition(self._topic, partition, start)
@@ -257,15 +260,32 @@ class KafkaSource:
                     self._consumer.resume([one])
         except (Wait, KafkaException) as error:  # a partition that has no leader yet cannot seek
             log.warning("where to read is not known; asking again", partitions=self._unplaced, error=str(error))
-            self._place_at = self._clock.now() + PLACE_EVERY_S
         else:
-            log.info("where to read is known now", starts=starts)
+            log.info("where to read is known now", starts=starts, not_yet=self._unplaced)
 
     def _starts(self, partitions: Sequence[int], timeout_s: float) -> Positions:
-        """Where to read: from where the group is on, or where a new one starts."""
+        """Where to read: from the committed offset of the group; without one, from the beginning of the partition. A
+        partition is absent while the group is to begin at the ends of its topic and has not done so yet.
+
+        The replica of partition 0 commits the ends of all partitions at once (`_begin_at_ends`). So a partition that
+        has no committed offset, in a group that has one for partition 0, was added later: nothing in it is older."""
         committed = self.committed(partitions, timeout_s) if partitions else {}
-        starts = {partition: committed.get(partition, self._start) for partition in partitions}
-        return starts | self._ends_to_start_at([p for p, start in starts.items() if start == OFFSET_END], timeout_s)
+        if self._start == OFFSET_END and len(committed) < len(partitions) and not self.committed([0], timeout_s):
+            return committed
+        return {partition: committed.get(partition, OFFSET_BEGINNING) for partition in partitions}
+
+    def _begin_at_ends(self, timeout_s: float) -> None:
+        """Let the group begin at the ends of all partitions, unless it has begun.
+
+        Never within a callback: the client (confluent-kafka 2.16) aborts the process at the next callback of a call in
+        which `list_topics` was called."""
+        if self.committed([0], timeout_s):
+            return
+        deadline, ends = Deadline(self._clock, timeout_s), {}
+        known = self._consumer.list_topics(self._topic, timeout=deadline.left(at_least=0.1)).topics[self._topic]
+        for tp in self._topic_partitions(known.partitions):
+            _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=deadline.left(at_least=0.1))
+        self._commit_and_wait(ends)
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
@@ -304,32 +324,21 @@ class KafkaSource:
         partitions = [tp.partition for tp in assigned]
         try:
             starts = self._starts(partitions, COMMITTED_TIMEOUT_S)
-            hidden = []
         except Wait as error:
             log.warning("cannot read committed offsets on assignment; asking again", error=str(error))
-            starts, hidden = dict.fromkeys(partitions, OFFSET_BEGINNING), partitions
-        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in starts.items()])
+            starts = {}
+        hidden = [partition for partition in partitions if partition not in starts]
+        first = starts | dict.fromkeys(hidden, OFFSET_BEGINNING)
+        consumer.incremental_assign([TopicPartition(self._topic, p, start) for p, start in first.items()])
         self._capture_at = 0.0
         self._positions.update(starts | dict.fromkeys(hidden, NOWHERE))
         self._unplaced.update(hidden)
+        self._place_at = 0.0
         if partitions and (self._paused or hidden):
             consumer.pause(self._topic_partitions(partitions))
         log.info("partitions assigned", partitions=partitions)
         if self._rebalance:
             self._rebalance.assigned(partitions)
-
-    def _ends_to_start_at(self, partitions: Sequence[int], timeout_s: float) -> Positions:
-        """Where these end now, committed at once: else a replica that takes over before the first commit would
-        start at the end of its own time, and what came in between would never be read."""
-        ends, deadline = {}, Deadline(self._clock, timeout_s)
-        try:
-            for tp in self._topic_partitions(partitions):
-                _, ends[tp.partition] = self._consumer.get_watermark_offsets(tp, timeout=deadline.left(at_least=0.1))
-        except KafkaException as error:
-            raise Wait(f"the end of {self._topic}: {error.args[0].str()}") from error
-        if ends:
-            self._commit_and_wait(ends)
-        return ends
 
     def _commit_and_wait(self, positions: Positions) -> None:
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]

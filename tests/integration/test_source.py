@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from streamer.kafka.source import KafkaSource
 from streamer.records import Record
@@ -118,3 +119,41 @@ def test_positions_in_an_open_transaction_are_waited_for_over_a_rebalance(
     ]
     for client_of in (stays, guest, nobody):
         client_of.close()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_partitions_that_a_topic_gets_later_are_read_whole_by_a_group_that_began_at_the_end(
+    kafka: Kafka, topic: str, group_id: str, protocol: str
+) -> None:
+    """`latest` is the moment at which the group began. Two replicas join at once: one of them decides for both."""
+    for partition in range(4):
+        produce_many(kafka.bootstrap, topic, [(b"old", b"value")] * 3, partition=partition)
+    client = {
+        "bootstrap.servers": kafka.bootstrap,
+        "group.id": group_id,
+        "group.protocol": protocol,
+        "topic.metadata.refresh.interval.ms": "2000",
+    }
+    sources = [KafkaSource(client, topic, "latest") for _ in range(2)]
+    owned = [Owned() for _ in sources]
+    read: list[Record] = []
+
+    def turn() -> None:
+        for source in sources:
+            read.extend(source.poll(100, 0.05))
+
+    for source, mine in zip(sources, owned, strict=True):
+        source.subscribe(mine)
+    until(lambda: [len(mine.partitions) for mine in owned] == [2, 2], turn)
+    until(lambda: not any(source._unplaced for source in sources), turn)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result(10)
+    until(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 6, turn)
+    for partition in range(6):
+        produce_many(kafka.bootstrap, topic, [(b"new", b"value")] * 30, partition=partition)
+    until(lambda: sum(len(mine.partitions) for mine in owned) == 6, turn, timeout_s=40)
+    until(lambda: len(read) >= 180, turn)
+    assert {record.key for record in read} == {b"new"}
+    assert len({(record.partition, record.offset) for record in read}) == 180
+    for source in sources:
+        source.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 from pydantic import model_validator
 
@@ -303,21 +302,6 @@ def test_a_setting_that_the_client_does_not_take_is_named() -> None:
         KafkaSource({**broken, "group.id": "g"}, "source", "earliest")
     with pytest.raises(BadConfig, match=r"socket\.timeout\.ms"):
         AtLeastOnceSink(broken, FakeSource(FakeKafka([]), clock), clock)
-
-
-def test_a_group_that_starts_at_the_end_commits_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    committed: list[Any] = []
-    source = KafkaSource({"bootstrap.servers": "127.0.0.1:1", "group.id": "g"}, "source", "latest")
-    client: Any = SimpleNamespace(
-        get_watermark_offsets=lambda tp, timeout: (3, 7 + tp.partition),
-        commit=lambda offsets, asynchronous: committed.append(offsets) or offsets,  # type: ignore[func-returns-value]
-        incremental_assign=lambda assigned: None,
-    )
-    monkeypatch.setattr(source, "committed", lambda partitions, timeout_s: {0: 5})
-    source._consumer = client
-    source._on_assign(client, [TopicPartition("source", 0), TopicPartition("source", 1)])
-    assert source._positions == {0: 5, 1: 8}
-    assert [(tp.partition, tp.offset) for tp in committed.pop()] == [(1, 8)]
 
 
 def test_a_model_that_never_comes_back_ends_the_process_and_says_where_it_hangs(
