@@ -53,10 +53,28 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         assert said.get(key, "missing").removesuffix(".0") == str(shown).lower().removesuffix(".0"), key
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "streamer" / "README.md"])
+PAGES = sorted(
+    page
+    for place in ("*", ".github/*", "deploy/*", "streamer/**/*", "workers/**/*")
+    for page in ROOT.glob(f"{place}.md")
+)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_every_decision_stands_once_and_in_the_index() -> None:
+    pages = {page: re.findall(r"^### (\d+)\. ", page.read_text(), re.MULTILINE) for page in PAGES}
+    told = sorted(int(number) for numbers in pages.values() for number in numbers)
+    assert told == list(range(1, len(told) + 1))
+    index = re.findall(r"^\| (\d+) \| .* \| (.+) \|$", (ROOT / "streamer" / "README.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in index] == told
+    for number, room in index:
+        page = ROOT / "streamer" / (re.findall(r"\]\((.+)\)", room) or ["README.md"])[0]
+        assert number in pages[page], f"decision {number} is not in {page.relative_to(ROOT)}"
 
 
 def test_every_command_it_names_exists() -> None:
