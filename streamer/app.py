@@ -60,7 +60,7 @@ SWITCH_S = 0.0002
 """How long a thread may keep the interpreter while the other waits for it. The runner waits after each call of torch;
 with Python's 5 ms it takes 6.6 us an event instead of 4 on a small model, and throughput falls by an eighth."""
 WATCHDOG_GRACE_S = 5.0
-"""After a batch's own time-out, which says more than a watchdog can."""
+"""After a batch's own timeout, which tells more than a watchdog."""
 DEFAULT_SECRET = b"streamer"  # on this machine, or where plaintext is trusted; elsewhere cache.secret must be set
 
 
@@ -165,7 +165,7 @@ def warm_up(worker: Worker[Any, Any], inference: Inference) -> None:
 
 
 def record_graphs(worker: Worker[Any, Any], inference: Inference, policy: BatchPolicy) -> int:
-    """Let the device record the runs that come again and again, if the worker and the device can; how many it has."""
+    """Let the device record the runs that come again and again, if worker and device can. Returns how many it has."""
     return inference.record(worth_recording(worker, policy))
 
 
@@ -181,7 +181,7 @@ def limits(settings: Settings) -> Limits:
 
 
 def commit_policy(settings: Settings) -> CommitPolicy:
-    """When to commit. At-least-once publishes before it commits, so there is no hurry to."""
+    """When to commit. At-least-once publishes before it commits, so a commit is not urgent."""
     interval_s = settings.commit_interval_ms / 1000
     if settings.delivery == "at_least_once":
         return CommitPolicy(interval_s=interval_s, gap_s=interval_s)
@@ -257,7 +257,7 @@ def _feature_log(settings: Settings, worker: Worker[Any, Any]) -> FeatureLog | N
 
 
 def _schema(worker: Worker[Any, Any]) -> str:
-    """What an answer looks like: after a change of it the cache must not give out answers of the old form."""
+    """The schema of the answer: after a change of it the cache must not return answers of the old form."""
     return json.dumps(worker.answer.model_json_schema(), sort_keys=True)
 
 
@@ -296,7 +296,8 @@ def _sink(settings: Settings, worker: Worker[Any, Any], replica: str, source: So
 
 
 def _begin(sink: TransactionalSink, clock: Clock) -> None:
-    """End what a predecessor left open, before this replica joins the group; a broker that is down is waited for."""
+    """End the open transaction of a predecessor before this replica joins the group. Waits for a broker that is
+    down."""
     while True:
         try:
             return sink.recover(Deadline(clock, 5.0))
@@ -343,7 +344,7 @@ def _token(settings: Settings) -> str | None:
 
 
 def _terminate() -> None:
-    """What `POST /drain` does, at any stage of the process: the same as who stops it."""
+    """What `POST /drain` does, at any stage of the process: the same as SIGTERM."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 

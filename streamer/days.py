@@ -1,7 +1,7 @@
-"""Days that are over: what every entity came to on each, over all partitions of a topic, told once.
+"""Days that are over: the amounts of every entity on a day, over all partitions of a topic, each day emitted once.
 
-A day is over when all partitions have come past its end (T. Akidau et al., "The dataflow model", VLDB 8(12), 2015: a
-watermark). Pure: who reads the records, and makes what is told durable, is `streamer.cli.days`.
+A day is over when the watermark, the least event time over all partitions, is past its end (T. Akidau et al., "The
+dataflow model", VLDB 8(12), 2015). Pure: `streamer.cli.days` reads the records and makes the emitted events durable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 DAY_MS = 1000 * DAY_S
 LATE_MS = 3_600_000
-"""A day is open so long after its end, by event time, for events that come late."""
+"""How long a day stays open after its end, by event time, for late events."""
 NEVER = -1_000_000
 """A day before all others."""
 NOWHERE = -(2**62)
@@ -33,15 +33,14 @@ EPOCH = date(1970, 1, 1).toordinal()
 
 
 class Days(msgspec.Struct, frozen=True):
-    """Makes a worker's source topic of the events of another: an event a day of each entity that came to anything in
-    the `history` days up to it. Days are those of UTC.
+    """Makes a worker's source topic from the events of another topic: one event for each day and each entity that has
+    an amount in the `history` days up to that day. Days are those of UTC.
 
-    `event`       the pydantic model of what is read, from its topic
-    `amounts`     takes from an event its entities, and how much of each; an entity's on one day are added up
-    `told`        the worker's event of an entity and a day, and of its amounts on `history` days, the oldest first. Its
-                  key must be the entity, and its id follow from both
-    `history_of`  the amounts in such an event again, from which a process that is started again goes on
-    """
+    `event`       the pydantic model of the events that are read; it names their topic `amounts`     an event's entities
+    and their amounts; the amounts of an entity on one day are added up `told`        makes the worker's event from an
+    entity, a day, and the amounts on `history` days, the oldest first. Its key must be the entity, and its id must
+    follow from entity and day `history_of`  the amounts in such an event, from which a process that is started again
+    goes on"""
 
     event: type[Event]
     amounts: Callable[[Any], Iterable[tuple[str, int]]]
@@ -51,8 +50,8 @@ class Days(msgspec.Struct, frozen=True):
 
 
 class Verdict(StrEnum):
-    """What came of an event. `repeated`: one with its id is in already; `late`: its day has been told; `future`: it
-    happened more than a day after its record was written, or after now."""
+    """What became of an event. `repeated`: an event with its id was counted before. `late`: its day was emitted
+    already. `future`: it is dated more than a day after its record was written, or after now."""
 
     TAKEN = "taken"
     REPEATED = "repeated"
@@ -61,14 +60,14 @@ class Verdict(StrEnum):
 
 
 class _Open(msgspec.Struct):
-    """A day that is not over: hashes of the ids that are in it, and each partition's first record of it."""
+    """A day that is not over: hashes of the event ids in it, and the first record of it in each partition."""
 
     seen: set[int] = msgspec.field(default_factory=set)
     first: Positions = msgspec.field(default_factory=dict)
 
 
 class Calendar:
-    """All that is known of all entities' days. Days are counted from 1970; `told` is the last that has been told."""
+    """The days of all entities. Days are counted from 1970; `told` is the last day that was emitted."""
 
     def __init__(self, days: Days, partitions: Sequence[int], clock: Clock, told: int = NEVER) -> None:
         self.told = told
@@ -79,14 +78,14 @@ class Calendar:
         self._heads = dict.fromkeys(partitions, NOWHERE)
 
     def restore(self, event: Event) -> None:
-        """Know again what was told of an entity on the last day."""
+        """Restore the state of an entity from its event of the last day."""
         amounts = self._days.history_of(event)
         first = self.told - len(amounts) + 1
         self._amounts[event.key] = {day: amount for day, amount in enumerate(amounts, first) if amount}
 
     def take(self, record: Record, event: Event) -> Verdict:
-        """Let an event count on its day. Records of a partition in order; what the declaration's own code raises goes
-        through, and nothing has changed then."""
+        """Count an event on its day. Takes the records of a partition in order. An exception of the declaration's own
+        code is passed on, and nothing has changed then."""
         at_ms = time_of(event)
         if from_the_future(event, record.timestamp_ms) or from_the_future(event, self._clock.time_ms()):
             return Verdict.FUTURE  # it would end days that are not over
@@ -105,8 +104,8 @@ class Calendar:
         return Verdict.TAKEN
 
     def over(self, idle: AbstractSet[int]) -> Iterator[int]:
-        """The days that are over and not told yet, in order; close each before the next is asked for. An `idle`
-        partition, that is read to its end and has had nothing for a while, keeps no day open."""
+        """The days that are over and not emitted yet, in order; close each before you ask for the next. An `idle`
+        partition, read to its end and silent for a while, keeps no day open."""
         waited_for = [head for partition, head in self._heads.items() if partition not in idle]
         head = min(waited_for, default=max(self._heads.values()))  # of all that are idle everything has been read
         end = day_of(min(head, self._clock.time_ms()) - LATE_MS) if head > NOWHERE else NEVER
@@ -116,8 +115,8 @@ class Calendar:
             yield self.told + 1
 
     def tell(self, day: int) -> Iterator[Event]:
-        """What is to be told of a day that is over: an event of each entity that has anything to tell. One that cannot
-        be told, as its amounts are too large, say, is left out, or nobody would be told anything any more."""
+        """The events of a day that is over, one for each entity with an amount. An event that cannot be made, for
+        example because its amounts are too large, is left out; else no further day could be emitted."""
         days, when = self._days, date_of(day)
         window = range(day - days.history + 1, day + 1)
         for entity, amounts in sorted(self._amounts.items()):
@@ -132,8 +131,8 @@ class Calendar:
             yield event
 
     def after(self, day: int, position: Positions) -> Positions:
-        """Where to read on when this day has been told: before the first record of each later one. `position` is where
-        reading is."""
+        """The offsets to read on from once this day is emitted: before the first record of each later day. `position`
+        holds the next offsets of reading."""
         later = [opened.first for number, opened in self._open.items() if number > day]
         return {
             partition: min([first[partition] for first in later if partition in first], default=offset)
@@ -141,7 +140,7 @@ class Calendar:
         }
 
     def close(self, day: int) -> None:
-        """The day has been told: nothing counts on it any more, and what is too old is forgotten."""
+        """Note that the day was emitted: no event counts on it any more, and amounts that are too old are forgotten."""
         self.told = day
         self._open.pop(day, None)
         oldest = day - self._days.history + 2  # of the next day
@@ -168,5 +167,5 @@ def number_of(day: date) -> int:
 
 
 def end_of(day: date) -> datetime:
-    """When a day is over."""
+    """The end of a day."""
     return datetime.combine(date.fromordinal(day.toordinal() + 1), datetime.min.time(), UTC)

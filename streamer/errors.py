@@ -3,7 +3,7 @@
 Reject    one record cannot be answered: it becomes a dead letter with a reason, the next record is served
 Wait      a dependency does not answer now: nothing is lost, the engine tries again
   Aborted   the transaction was rolled back cleanly: the same outcomes are written again
-    Refused the same, and the broker will refuse again until somebody grants a right or makes a topic
+    Refused the same, and the broker refuses again until a person grants a right or makes a topic
   Unclear   nobody knows whether the transaction happened: a new producer asks the broker, then decides
 Exit      the process cannot go on: it says why and what to do, and ends with the code of its class
 """
@@ -58,7 +58,7 @@ class Refused(Aborted):
 
 
 class Unclear(Wait):
-    """The transaction may or may not have happened; `Source.committed()` decides after `Sink.rebuild()`."""
+    """The transaction may or may not have happened; `Source.committed()` decides after `Sink.recover()`."""
 
 
 class Exit(StreamerError):
@@ -86,7 +86,7 @@ class Unreachable(Exit):
 
 
 class Internal(Exit):
-    """A rule that always holds did not hold: a bug of ours."""
+    """An invariant does not hold: a bug of streamer."""
 
     code = 70
 

@@ -1,8 +1,8 @@
-"""Windows over an entity's events: what is kept of them, and what they are at a time.
+"""Windows over an entity's events: the state that is kept, and the features at a time.
 
 Event time is cut into panes that do not overlap, of five minutes, an hour, a day and four weeks; each keeps one
 aggregate of its events. A feature over a span joins the newest panes of one size when it is read (J. Li et al., "No
-pane, no gain", SIGMOD Record 34(1), 2005): it moves with the clock though nothing is written, and what is kept does
+pane, no gain", SIGMOD Record 34(1), 2005): it moves with the clock although nothing is written, and the state does
 not grow with the number of events.
 """
 
@@ -20,28 +20,28 @@ from schemas import Event
 
 HOUR_S, DAY_S = 3_600, 86_400
 AHEAD_MS = 1000 * DAY_S
-"""What happened so long after its record was written cannot be true, and would make all that is true too late."""
+"""An event that is dated this long after its record was written is wrong, and would make all correct events late."""
 SPANS: Mapping[str, int] = {"1h": HOUR_S, "1d": DAY_S, "7d": 7 * DAY_S, "28d": 28 * DAY_S, "364d": 364 * DAY_S}
 """Names of spans, in seconds."""
 PANES: Mapping[str, int] = {"1h": 300, "1d": HOUR_S, "7d": DAY_S, "28d": DAY_S, "364d": 28 * DAY_S}
-"""Seconds of the panes that a span is made of. In the middle of a pane a span is the beginning of it and whole ones
-before it: up to one pane less than its name says."""
+"""Seconds of the panes that a span is made of. In the middle of a pane, a span is the beginning of that pane and the
+whole panes before it: up to one pane less than its name says."""
 SKETCH = 64
-"""So many smallest hashes stand for a set: exact below it, then right within 1 / sqrt(62), 13 %, in two of three cases
-(Z. Bar-Yossef et al., "Counting distinct elements in a data stream", RANDOM 2002)."""
+"""The number of smallest hashes that stand for a set: exact below it, then within 1 / sqrt(62), 13 %, in two of three
+cases (Z. Bar-Yossef et al., "Counting distinct elements in a data stream", RANDOM 2002)."""
 
 HASHES_MAX = 65_536
 
 Of = Literal["count", "sum", "mean", "last", "distinct"]
 Aggregate = list[Any]
-"""What one pane keeps for one window; its form is that window's own."""
+"""The state of one pane for one window, in a form of that window's own."""
 
 
 class Window(msgspec.Struct, frozen=True):
     """Features of a worker's entity over time: `<name>_<span>` for each of `spans`.
 
-    `of` is what is made of the values: their count, sum, mean, the last one, or how many differ. `value` takes one from
-    an event, a number, or for `distinct` a text or several; None where it has none, which then counts for nothing.
+    `of` says what is made of the values: their count, sum, mean, the last one, or how many are distinct. `value` takes
+    from an event a number, or for `distinct` a text or several; None where the event has none and does not count.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Entity(msgspec.Struct, array_like=True):
-    """What is kept of one entity. `panes` are by their size and number, each with one aggregate for every window that
-    has a span of such panes, in the windows' order; `newest_ms` is the time of its newest event."""
+    """The state of one entity. `panes` are by size and number; each holds one aggregate for every window that has a
+    span of such panes, in the order of the windows. `newest_ms` is the time of the newest event."""
 
     panes: dict[int, dict[int, list[Aggregate]]] = msgspec.field(default_factory=dict)
     newest_ms: int = -1
@@ -84,8 +84,8 @@ class Windows:
         self._kept = {size: max(count for _, count, _, _ in made) for size, made in self._features.items()}
 
     def add(self, entity: Entity, event: Any, at_ms: int) -> bool:
-        """Take in an event of this time; False when it is too late for every span, and changes nothing, as does an
-        exception of a window's `value`."""
+        """Take in an event of this time. False when it is too late for every span; then nothing changes, nor does it
+        when a window's `value` raises."""
         values = [
             _VALUE[window.of](value) if (value := window.value(event)) is not None else None for window in self._windows
         ]
@@ -108,7 +108,8 @@ class Windows:
         return taken
 
     def at(self, entity: Entity, at_ms: int) -> dict[str, float]:
-        """Its features at a time: of a mean and a last value without events there are none, all else is 0 then."""
+        """The features of the entity at a time. Without events a mean and a last value are absent, and the others are
+        0."""
         features = {}
         for size, made in self._features.items():
             end, panes = _pane(at_ms, size), sorted(entity.panes.get(size, {}).items())
@@ -142,7 +143,7 @@ def _take_distinct(kept: Aggregate, value: Any, at_ms: int) -> None:
 
 
 def _number(value: Any) -> float:
-    """Raises ValueError or TypeError for what is no finite number, before anything has changed."""
+    """Raises ValueError or TypeError for a value that is no finite number, before anything has changed."""
     number = float(value)
     if not isfinite(number):
         raise ValueError("a window's value must be finite")
@@ -154,12 +155,12 @@ def _hashes(value: Any) -> list[int]:
 
 
 def time_of(event: Event) -> int:
-    """When it happened, in milliseconds since 1970."""
+    """The time of an event, in milliseconds since 1970."""
     return round(event.occurred_at.timestamp() * 1000)
 
 
 def from_the_future(event: Event, written_ms: int) -> bool:
-    """Whether it happened well after its record was written, at `written_ms`; 0 where that is not known."""
+    """Whether an event is dated well after its record was written, at `written_ms` (0: unknown)."""
     return 0 < written_ms < time_of(event) - AHEAD_MS
 
 

@@ -27,7 +27,7 @@ class Rebalance(Protocol):
         """These partitions are still ours until this returns: finish and commit what is in flight."""
 
     def lost(self, partitions: Partitions) -> None:
-        """These partitions are somebody else's already: drop what is in flight, commit nothing."""
+        """These partitions belong to another member already: drop what is in flight, commit nothing."""
 
 
 class Source(Protocol):
@@ -43,13 +43,14 @@ class Source(Protocol):
         """
 
     def group(self) -> Any:
-        """What fences a commit: the membership as of the last poll. Raises `Wait` while there is none."""
+        """The membership as of the last poll, which fences a commit. Raises `Wait` while there is none."""
 
     def committed(self, partitions: Partitions, timeout_s: float) -> Positions:
-        """The stable committed positions; a partition without one is absent. Raises `Wait`."""
+        """The committed offsets, without those of open transactions; a partition without one is absent. Raises
+        `Wait`."""
 
     def commit(self, positions: Positions) -> None:
-        """Ask for a commit outside a transaction (at-least-once), without waiting for it. Raises `Wait`."""
+        """Begin a commit outside a transaction (at-least-once), without waiting for it. Raises `Wait`."""
 
     def rewind(self, positions: Positions) -> None:
         """Read these partitions again from these positions."""
@@ -68,30 +69,30 @@ class Sink(Protocol):
         """Take messages in order. At-least-once publishes as soon as it can, exactly-once at the commit."""
 
     def hand_over(self, deadline: Deadline) -> None:
-        """Let the broker have what was written so far, ahead of the commit that will make it visible.
+        """Send what was written so far to the broker, ahead of the commit that makes it visible.
 
         Raises as `begin` does.
         """
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
-        """Hand over everything written so far: the call that is returned makes it and `positions` durable.
+        """Hand over everything written so far. Returns a call that makes it and `positions` durable.
 
-        Until that call has ended only `write` may be called. When it has, `confirm` must be.
+        Until that call has ended only `write` may be called; after it `confirm` must be called.
 
         Raises, as does the call:
-            Aborted: nothing happened; begin again (`Refused`: as long as the broker refuses, in vain).
+            Aborted: nothing happened; begin again (`Refused`: in vain, as long as the broker refuses).
             Unclear: unknown; call `recover`, look at `Source.committed()`, then `confirm` or `begin` again.
             Exit: another process has taken this replica's place.
         """
 
     def confirm(self) -> None:
-        """The call has ended well: let go of its messages. Raises `Wait` when the positions are not durable yet."""
+        """The call has succeeded: let go of its messages. Raises `Wait` when the offsets are not durable yet."""
 
     def recover(self, deadline: Deadline) -> None:
-        """After `Unclear`: a new producer, after which no straggler of the old one can happen. Raises `Wait`."""
+        """After `Unclear`: make a new producer, which fences late requests of the old one. Raises `Wait`."""
 
     def serve(self) -> None:
-        """Let the client say what it has to, which would pile up where nothing is sent. May be called at any time."""
+        """Serve the client's callbacks, which would pile up while nothing is sent. May be called at any time."""
 
     def forget(self, partitions: Partitions) -> None:
         """Drop what was written for these source partitions and not confirmed."""
@@ -104,12 +105,12 @@ class Committer(Protocol):
     """Makes one commit at a time while the owner thread goes on."""
 
     def start(self, commit: Commit, deadline: Deadline) -> None:
-        """Begin the call. Only while none is out."""
+        """Begin the call. Only while no other is in progress."""
 
     def ended(self, timeout_s: float) -> bool:
         """Whether the call has ended; waits up to `timeout_s` for it.
 
-        Raises what the call raised, and `Unclear` when it has not come back by its deadline.
+        Raises what the call raised, and `Unclear` when it has not returned by its deadline.
         """
 
 
@@ -130,10 +131,11 @@ class Cache(Protocol):
 
 
 class FeatureStore(Protocol):
-    """What is known of an entity. Never raises: no features are empty features."""
+    """Features of entities. Never raises: without features they are empty."""
 
     def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
-        """Fill in the `features` of items that have an `entity`, and `as_of`; those whose event is at fault, and how.
+        """Fill in `features` and `as_of` of items that have an `entity`. Returns the items whose event is at fault,
+        with the error.
 
         One round trip."""
 
@@ -152,7 +154,7 @@ class Runner(Protocol):
     def finished(self, timeout_s: float) -> list[BatchResult]:
         """Batches that are done, in the order of submission; waits up to `timeout_s` for the first one.
 
-        Raises whatever killed the runner.
+        Raises the error that ended the runner.
         """
 
     def close(self, deadline: Deadline) -> None:
@@ -163,7 +165,7 @@ class Codec(Protocol):
     """Bytes to models and back."""
 
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`; those that have none, and why."""
+        """Fill in each item's `event`. Returns the items that have none, with the reason."""
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:
         """The messages of settled items, in order; a skipped one has none."""

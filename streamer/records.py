@@ -1,5 +1,5 @@
-"""The small values that travel through the engine. Offsets always mean "this record" in a `Record`,
-and "next to read" in positions."""
+"""The small values that travel through the engine. An offset in a `Record` is that of the record; an offset in
+`Positions` is the next one to read."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ NO_FEATURES: Mapping[str, float] = MappingProxyType({})
 class Item(msgspec.Struct, eq=False, gc=False):
     """One record on its way through the engine; the only mutable value, owned by the owner thread.
 
-    `event` is the decoded event (None until decoded), `entity` whose features it needs, `features` what the feature
-    store knows of it, and `as_of` what these are made of (an `AsOf` of `streamer.features.entities`, or None), `cost`
-    its share of a batch in the worker's unit, `due` the clock time by which its batch should start, `cache_key` what
-    it is cached under, `followers` the items that wait for the same answer.
+    `event` is the decoded event (None until decoded). `entity` names the entity whose `features` it needs, and `as_of`
+    the records that these are made of (an `AsOf` of `streamer.features.entities`, or None). `cost` is its length in the
+    worker's unit, `due` the clock time by which its batch should start, `cache_key` the key of its answer in the cache,
+    `followers` the items that wait for the same answer.
 
-    The garbage collector does not look at it: the cycle of item and lane ends when the item is released or its
-    lane forgotten, and one of both always happens.
+    The garbage collector does not walk it: the cycle of item and lane ends when the item is released or its lane is
+    forgotten, and one of both always happens.
     """
 
     record: Record
@@ -98,8 +98,8 @@ class Item(msgspec.Struct, eq=False, gc=False):
 class Lane:
     """The open records of one partition during one assignment.
 
-    A lane that is `gone` stays with its items: whatever is settled on it later has no effect, which is what
-    makes an answer for a partition that was given up harmless.
+    A lane that is `gone` stays with its items. Whatever is settled on it later has no effect, so an answer for a
+    partition that was given up is harmless.
     """
 
     __slots__ = ("gone", "items", "opened", "partition", "sizes")
@@ -138,7 +138,7 @@ class Lane:
         return [items.popleft() for _ in range(next(open_at, len(items)))]
 
     def released_bytes(self, position: int) -> int:
-        """Bytes of the runs that ended before this position and were not told of yet."""
+        """Bytes of the runs that ended before this position and were not returned before."""
         size = 0
         while self.sizes and self.sizes[0][0] < position:
             size += self.sizes.popleft()[1]
@@ -146,7 +146,7 @@ class Lane:
 
 
 class Released(msgspec.Struct, frozen=True):
-    """What one partition's lane gave free: settled items in arrival order, the bytes that are free with them."""
+    """The settled items that one partition's lane released, in arrival order, and their bytes."""
 
     partition: int
     items: list[Item]
@@ -154,12 +154,12 @@ class Released(msgspec.Struct, frozen=True):
 
     @property
     def rejected(self) -> list[Item]:
-        """Those that become dead letters."""
+        """The items that become dead letters."""
         return [item for item in self.items if type(item.outcome) is Rejected]
 
     @property
     def position(self) -> int:
-        """What is to be read next, once all this is durable."""
+        """The next offset to read, once these items are durable."""
         return self.items[-1].record.offset + 1
 
 
@@ -175,7 +175,7 @@ BUCKETS = (
 class BatchPolicy(msgspec.Struct, frozen=True):
     """Limits of one batch.
 
-    `items_max` items and `cost_max` padded cost at most (a single item may cost more: it flies alone);
+    `items_max` items and `cost_max` padded cost at most (a single item may cost more: it runs alone);
     `linger_s` how long an idle runner waits for more (0: never); `goal_s` the time from an event's own
     timestamp to its answer (None: no goal); `buckets` the upper bounds of the lengths padded together, growing.
     """
@@ -197,8 +197,8 @@ class BatchPolicy(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What the runner is given: items in the batcher's order, why they were released, their padded cost, and
-    how long the first of them waited."""
+    """What the runner gets: items in the batcher's order, why they were released, their padded cost, and how long the
+    first of them waited."""
 
     items: list[Item]
     reason: str

@@ -1,4 +1,4 @@
-"""What a user writes: one class that says what the answer is. It never mentions Kafka."""
+"""The class that a user writes: it says what the answer is, and never mentions Kafka."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Features = Mapping[str, float]
 class Worker(Generic[E, P]):
     """Subclass it, name the topics and the models of both sides, fill in `encode`, `predict` and `decode`.
 
-    The events that they get have the fields, properties and methods of `event`. They are its instances only where
-    the hot path cannot have a faster form of it (`streamer.wire.derive`), so do not ask for `isinstance`.
+    The events that these get have the fields, properties and methods of `event`. They are its instances only where the
+    hot path has no faster form of it (`streamer.wire.derive`), so do not test them with `isinstance`.
 
     `name`     how the worker is called on the command line, in topics' metadata and in metrics
     `source`   the topic it reads, `target` the topic of its predictions
     `event`    the pydantic model of a source record, `answer` that of a prediction's answer
     `example`  one valid event: the warm-up and `streamer check` run it through the whole path
     `model`    the folder below `models.dir` that holds its versions; empty for a worker without files
-    `windows`  what `streamer windows` counts over its events, by `feature_key`: those are then its features
-    `days`     what `streamer days` makes the source topic of, where that is other events' days that are over
-    `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch
-               sizes give, and replay it without a call of it: nothing in it may depend on values, and `encode` must
-               pad lengths to a few (say the next of `streamer.records.BUCKETS`), or no shape comes again
+    `windows`  what `streamer windows` counts over the events, by `feature_key`; these counts are then the features
+    `days`     how `streamer days` makes the source topic from the events of another topic, a day at a time
+    `graphs`   whether a GPU may record `predict` as CUDA graphs, one for each shape that `sample` and the batch sizes
+               give, and replay them without calling it. Then nothing in `predict` may depend on values, and `encode`
+               must pad lengths to a few (say the next of `streamer.BUCKETS`), or no shape comes again
     """
 
     name: ClassVar[str]
@@ -59,8 +59,8 @@ class Worker(Generic[E, P]):
     def load(self, model: Model, device: torch.device) -> None:
         """Bring the model to the device. Called once, before the first record.
 
-        `model.tensors()` are its verified weights, `model.manifest` what is known of it; both are empty
-        for a worker without files.
+        `model.tensors()` are its verified weights, `model.manifest` describes it; both are empty for a worker without
+        files.
         """
 
     def encode(self, events: Sequence[E], features: Sequence[Features]) -> Tensors:
@@ -77,7 +77,7 @@ class Worker(Generic[E, P]):
 
     def decode(self, events: Sequence[E], outputs: Tensors) -> Sequence[P | Mapping[str, Any]]:
         """Turn the outputs (on the CPU) into one answer an event, in order: an instance of `answer`, or its fields
-        as a dict, which is checked against `answer` just as well and costs a fifth of the time."""
+        as a dict, which is checked against `answer` just as strictly in a fifth of the time."""
         raise NotImplementedError(f"{type(self).__name__} has no decode()")
 
     def cost(self, event: E) -> int:
@@ -110,5 +110,5 @@ class Worker(Generic[E, P]):
 
 
 def overrides(worker: Worker[Any, Any], method: str) -> bool:
-    """Whether a worker has its own form of an optional method: what it has not costs its events nothing."""
+    """Whether a worker defines an optional method: one that it does not define costs its events nothing."""
     return getattr(type(worker), method) is not getattr(Worker, method)

@@ -1,7 +1,7 @@
 """Answers by content: a near cache in this process, Redis behind it, one round trip a poll.
 
-A cache never decides an answer's correctness. Whatever is wrong with it (down, slow, full, or holding
-something that we did not write) is a miss.
+A cache never decides whether an answer is correct. Whatever is wrong with it (down, slow, full, or holding a value that
+we did not write) is a miss.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from streamer.clock import Clock
 
 TAG_BYTES = 16
 FORM = b"\x01"
-"""How a value is laid out: this byte, a tag, the answer. Part of what the tag is taken of."""
+"""A value is this byte, a tag and the answer. The tag covers this byte too."""
 VALUE_BYTES_MAX = 1 << 20
-"""No answer is longer, as no Kafka record of ours is; what is longer in Redis, somebody else put there."""
+"""No answer is longer, because no Kafka record of ours is. Somebody else put a longer value into Redis."""
 
 
 class ContentKey:
@@ -44,8 +44,8 @@ class ContentKey:
 class Payoff:
     """Whether looking up pays: hit rate x time of an answer against the time of a look-up.
 
-    While it does not, only a sample of the keys takes part (chosen by key, so that its hit rate is that of
-    the whole), enough to notice when it would pay again.
+    While looking up does not pay, only a sample of the keys takes part, enough to notice when it would pay again. The
+    sample is chosen by key, so its hit rate is also the hit rate of all keys.
     """
 
     SAMPLE = 16  # of 256 first bytes
@@ -99,7 +99,7 @@ class NearCache:
 class RedisCache:
     """A near cache over Redis. A value is `FORM`, a keyed checksum over key and answer, and the answer.
 
-    `bad_values` is told how many values in Redis were not what this deployment put under their key.
+    `bad_values` is called with how many values in Redis were not what this deployment put under their key.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class RedisCache:
         self._secret = _key(secret)
         self._ttl_s = ttl_s
         self._bad_values = bad_values
-        # Apart, so that a full or read-only Redis goes on answering without being written to in vain.
+        # Two circuits: a full or read-only Redis goes on answering, and is not written to in vain.
         self._reading = Circuit(client, clock, "looking up answers")
         self._writing = Circuit(client, clock, "storing answers")
 
@@ -193,7 +193,7 @@ class RedisCache:
         return answer if hmac.compare_digest(tag, self._tag(key, answer)) else None
 
     def _tag(self, key: bytes, answer: bytes) -> bytes:
-        # What `ContentKey` hashes by the same secret begins with another byte: neither can be had from the other.
+        # `ContentKey` hashes by the same secret, but its input begins with another byte: neither hash gives the other.
         return hashlib.blake2b(FORM + key + answer, key=self._secret, digest_size=TAG_BYTES).digest()
 
 

@@ -1,4 +1,4 @@
-"""How Redis is asked: all waits bounded, no call raises, and after three that fail it is left alone for a while."""
+"""Calls to Redis: all waits are bounded, no call raises, and after three failures Redis is left alone for a while."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = structlog.get_logger(__name__)
 FAILURES_MAX = 3
 OPEN_S = 1.0
 SLOW_SHARE = 5
-"""A circuit stays open for a second, or this often the time that the failure took: time-outs do not bound how long a
-name server takes, and so an outage costs at most a sixth of the time."""
+"""A circuit stays open for a second, or for so many times as long as the failed call took. No timeout bounds a name
+server, and by this factor an outage costs at most a sixth of the time."""
 BYTES_PER_S = 10_000_000
-"""A line that is slower than this in the long run is held up, whatever comes of it at once."""
+"""A line that is slower than this in the long run uses up its patience, however much arrives at once."""
 
 T = TypeVar("T")
 
 
 class Patience:
-    """A socket that waits for a call no longer than its time-out in all, and as long again as its bytes may take.
+    """A socket that waits for a call no longer than its timeout in all, plus the time that the call's bytes may take.
 
-    The client bounds each wait, not their sum: an answer that drips would hold up everything. Only waiting counts, so a
-    large call that takes us long to pack or read is not held against Redis.
+    The client bounds each wait, not their sum: an answer that drips would hold up everything. Only waiting counts, so
+    Redis is not blamed for a large call that this process takes long to pack or read.
     """
 
     def __init__(self, line: Any, timeout_s: float) -> None:
@@ -50,7 +50,7 @@ class Patience:
 
     def recv(self, size: int) -> bytes:
         self._answered = True
-        if self._line.gettimeout() == 0:  # only whether something is there
+        if self._line.gettimeout() == 0:  # only to see whether something is there
             return bytes(self._line.recv(size))
         return bytes(self._waiting(self._line.recv, size, 0))
 
@@ -68,7 +68,7 @@ class Patience:
 
 
 def _patient(kind: type[Any]) -> type[Any]:
-    """A kind of connection of the client, with patience."""
+    """A connection class of the client, with patience."""
 
     def connect(self: Any) -> Patience:
         return Patience(kind._connect(self), self.socket_timeout)
@@ -79,12 +79,12 @@ def _patient(kind: type[Any]) -> type[Any]:
 def connect(url: str, timeout_ms: int) -> redis.Redis:
     """A client whose calls wait `timeout_ms` at most, and are never repeated. Does not connect yet.
 
-    It sends nothing but what it is asked to, and AUTH, CLIENT SETNAME and SELECT: deploy/redis.acl grants no more.
+    By itself it sends only AUTH, CLIENT SETNAME and SELECT: deploy/redis.acl grants no more.
 
     Raises:
         BadConfig: a file that the URL names cannot be read.
     """
-    from streamer.settings.redis_url import files  # settings take their time, and a worker without Redis needs none
+    from streamer.settings.redis_url import files  # importing settings takes time; a worker without Redis needs none
 
     for name, path in files(url):
         try:
@@ -107,7 +107,8 @@ def connect(url: str, timeout_ms: int) -> redis.Redis:
 
 
 class Circuit:
-    """One kind of call. A failing one is no answer; three in a row open the circuit, then none is made for a second."""
+    """One kind of call. A failed call gives no answer. Three failures in a row open the circuit: then no call is made
+    for a second, or longer by `SLOW_SHARE`."""
 
     def __init__(self, client: redis.Redis, clock: Clock, kind: str) -> None:
         self._client = client
@@ -122,7 +123,7 @@ class Circuit:
         self.failures = 0
 
     def call(self, ask: Callable[[redis.Redis], T]) -> T | None:
-        """What `ask` returns; None when it fails, or is not even asked because the circuit is open."""
+        """What `ask` returns; None when it fails, or is not called because the circuit is open."""
         began = self._clock.now()
         was = self.state
         try:
@@ -147,7 +148,7 @@ class Circuit:
 
 
 class _SteadyStorage(pybreaker.CircuitMemoryStorage):
-    """pybreaker asks the wall's clock whether its time is over, and that clock may be set back by an hour."""
+    """Keeps the time by our clock. pybreaker asks the wall clock, which may be set back by an hour."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(pybreaker.STATE_CLOSED)
@@ -166,7 +167,7 @@ class _SteadyStorage(pybreaker.CircuitMemoryStorage):
 
 
 def why(error: BaseException) -> str:
-    """Cause and cure in words of ours: the client's may quote what it sent, and the server's are not ours to trust."""
+    """Cause and cure in our own words: the client's may quote what it sent, and the server's is not to be trusted."""
     match error:
         case exceptions.NoPermissionError():
             return _missing_right(str(error))
@@ -189,7 +190,7 @@ def why(error: BaseException) -> str:
 
 
 def _missing_right(said: str) -> str:
-    # Of a pipeline the client first quotes the whole command, value and all.
+    # For a pipeline the client first quotes the whole command, value and all.
     found = re.findall(r"'([a-z|]{1,40})' command", said.rpartition("caused error: ")[2])
     if found:
         return f"the user in cache.url lacks the right +{found[-1]}; deploy/redis.acl has all that it needs"

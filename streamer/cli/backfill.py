@@ -67,7 +67,7 @@ def backfill(
     """
     began, ended = time_ms(start), time_ms(end)
     if ended is None or ended > time.time() * 1000:
-        raise Usage(f"--to {end}: name a time that is past, so that everybody who works on it sees the same range")
+        raise Usage(f"--to {end}: name a time in the past, so that all replicas see the same range")
     if began is not None and began >= ended:
         raise Usage(f"--from {start} is not before --to {end}")
     chosen = settings(config, sets)
@@ -78,7 +78,7 @@ def backfill(
     source, target = topic or found.source, target or f"{found.target}.backfill"
     if target in (found.target, source):
         raise Usage(
-            f"--target {target}: who reads it would find answers twice, or answers for events; name another topic"
+            f"--target {target}: its readers would find answers twice, or answers for events; name another topic"
         )
     if found.windows and source != found.source:
         raise Usage(f"{found.name} reads windows, which are those of {found.source}; leave --topic out")
@@ -141,7 +141,7 @@ class _Span:
         self._positions = dict(starts)
 
     def begin(self) -> None:
-        """Put the group where the range begins, unless it has begun: one of those who start together does it."""
+        """Put the group where the range begins, unless it has begun: of replicas that start together, one does it."""
         needed = *self._needed, needs("WRITE", "transactional id", f"{self._group}.start")
         with clients.explained(self._consumer, self._settings, *needed):
             for _ in range(TRIES):
@@ -155,11 +155,11 @@ class _Span:
         return any(tp.offset >= 0 for tp in self._committed())
 
     def _committed(self) -> list[TopicPartition]:
-        # Who was killed may have left a transaction open, which ends by its time-out, or when its slot is taken.
+        # A killed replica may have left a transaction open, which ends by its timeout, or when its slot is taken.
         return clients.committed(self._consumer, self._topic, self._partitions, TRANSACTION_S)
 
     def _put_at_start(self) -> None:
-        """All positions or none. Its id fences who began to do the same a moment before."""
+        """Commits all offsets or none. Its transactional id fences a replica that began the same a moment before."""
         producer = clients.producer(self._settings, transactional_id=f"{self._group}.start")
         places = [TopicPartition(self._topic, p, offset) for p, offset in self.starts.items()]
         try:
@@ -205,7 +205,7 @@ class _Span:
                     time.sleep(LOOK_S)
                 bar.update(task, completed=self._total())
         finally:
-            stop()  # whatever happens: who asked is told by `done` how far it is
+            stop()  # whatever happens: `done` tells the caller how far it is
 
     def _surely_done(self) -> bool:
         try:

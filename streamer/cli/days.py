@@ -153,7 +153,7 @@ class _Session:
         """Read and tell until it is to stop.
 
         Raises:
-            Exit: it cannot go on. What was not told is read again by whoever is started next.
+            Exit: it cannot go on. The next process reads again what was not emitted.
         """
         while not stopping.is_set():
             health.beat()
@@ -291,7 +291,7 @@ class _Session:
             self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), TRANSACTION_S)
             self._producer.commit_transaction(TRANSACTION_S)
         except (KafkaException, *STUMBLES) as error:
-            # Sent or not, whoever is started next knows: it ends this transaction, then reads what is committed.
+            # Sent or not, the next process finds out: it ends this transaction, then reads what is committed.
             why = self._given_up(error)
         else:
             self._metrics.told(end_of(date_of(day)).timestamp(), events)

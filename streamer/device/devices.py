@@ -1,9 +1,8 @@
 """Where a model runs: two devices of one shape. `launch` starts a batch, and what it returns is waited for.
 
 On the CPU a batch has run when `launch` returns. On a GPU three streams work side by side: one copies the next batch
-in while the second computes and the third copies answers out, and the host encodes and decodes meanwhile. Everything
-that a batch uses is kept by its `Launched` until it is done, so that no block of memory is used anew too early.
-"""
+in, the second computes, the third copies answers out; the host encodes and decodes meanwhile. A `Launched` keeps
+everything that its batch uses until the batch is done, so that no block of memory is reused too early."""
 
 from __future__ import annotations
 
@@ -18,13 +17,14 @@ from streamer.device.graphs import Graphs, Predict, Replay, cut, rows_and_kind
 from streamer.worker import Tensors
 
 ALIGNED = 256
-"""Bytes: where a tensor may begin in a block, as in memory that the GPU's own allocator gives."""
+"""Bytes: the alignment of a tensor in a block, as that of the GPU's own allocator."""
 WARM_RUNS = 2
-"""Before a recording: the first run initialises and compiles, the second uses what that has chosen."""
+"""Plain runs before a recording: the first initialises and compiles, the second uses what the first has chosen."""
 ALIKE, ALIKE_NEAR_ZERO = 0.01, 0.0001
-"""A replay runs the kernels of the plain call: what differs more than by their order of adding was not recorded."""
+"""A replay runs the kernels of the plain call. A difference beyond the order of additions says that something was not
+recorded."""
 NO_MEMORY = 2
-"""cudaErrorMemoryAllocation: the one error of CUDA's own that says that there is no memory."""
+"""cudaErrorMemoryAllocation: the only CUDA error that means that there is no memory."""
 
 
 class Launched(Protocol):
@@ -37,7 +37,7 @@ class Launched(Protocol):
         """The outputs, on the CPU. Raises `torch.AcceleratorError`: the device is broken."""
 
     def seconds(self) -> float:
-        """How long the model ran, without what it had to wait for; known once `wait` has returned."""
+        """How long the model ran, without its waits; known once `wait` has returned."""
 
 
 class Device(Protocol):
@@ -51,7 +51,7 @@ class Device(Protocol):
         """
 
     def record(self, predict: Predict, tensors: Tensors) -> bool:
-        """Let batches of these inputs' shape, or of fewer rows, be replayed from a recording; whether they will."""
+        """Record a run for batches of this shape or of fewer rows. Returns whether a recording will serve them."""
 
 
 class CpuDevice:
@@ -86,7 +86,7 @@ class Computed:
 
 
 class CudaDevice:
-    """One GPU, or a share of it. Made after the model was loaded, by whatever stream that was."""
+    """One GPU, or a share of it. Make it after the model was loaded, on any stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -141,9 +141,8 @@ class CudaDevice:
     def _recorded(self, predict: Predict, tensors: Tensors) -> Replay:
         """A run as a CUDA graph, once a replay of it on other inputs equals a plain run.
 
-        Every graph takes its memory from one pool: they are replayed one after the other, and what a replay
-        gives is copied before the next. `thread_local`: another thread's calls do not spoil the recording.
-        """
+        All graphs take memory from one pool: they are replayed one after the other, and the outputs of a replay are
+        copied before the next. `thread_local`: calls of another thread do not spoil the recording."""
         layout = Layout.of(tensors)
         staged = layout.filled(tensors, pinned(layout.size))
         mirrored = layout.filled({name: rows.flip(0) for name, rows in tensors.items()}, pinned(layout.size))
@@ -171,7 +170,7 @@ class CudaDevice:
         return block.copy_(staged, non_blocking=True)
 
     def _after(self, error: Exception) -> Exception:
-        """The error of a batch, once nothing of it runs any more: kernels may still use what a failure frees.
+        """The error of a batch, once none of its kernels runs any more: they may still use memory that a failure frees.
 
         Raises:
             torch.AcceleratorError: the device itself is broken.
@@ -254,19 +253,19 @@ class Layout(NamedTuple):
 
 
 def pinned(size: int) -> torch.Tensor:
-    """A block of bytes (uint8) that the GPU itself reads and writes. torch keeps such blocks for reuse, by powers of
-    two, so that they never grow beyond what the largest batches in flight have needed."""
+    """A block of bytes (uint8) that the GPU reads and writes itself. torch keeps such blocks for reuse, by powers of
+    two, so they never grow beyond the need of the largest batches in flight."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
 def open_device(device: torch.device) -> Device:
-    """What runs batches there."""
+    """The device that runs batches there."""
     return CudaDevice(device) if device.type == "cuda" else CpuDevice()
 
 
 def bound_memory(device: torch.device, share: float) -> None:
-    """Let tensors of this process take at most this share of the device's memory (0 to 1); more is an out-of-memory
-    error, which halves a batch. What CUDA itself needs, some hundred MB a process, comes on top."""
+    """Bound the share of the device's memory (0 to 1) for tensors of this process. Beyond it torch raises an
+    out-of-memory error, which halves a batch. CUDA itself needs some hundred MB more for each process."""
     if device.type == "cuda":
         cuda.set_per_process_memory_fraction(share, device)
 
@@ -276,12 +275,12 @@ def _stream(device: torch.device) -> cuda.Stream:
 
 
 def _event() -> cuda.Event:
-    """Tells its time, and lets a thread that waits for it sleep."""
+    """An event that tells its time; a thread that waits for it sleeps."""
     return cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
 
 
 def _survived(error: Exception) -> Exception:
-    """An error of a device that still works, as one that concerns a batch only."""
+    """An error of a device that still works, turned into one that concerns its batch only."""
     if not isinstance(error, torch.AcceleratorError):
         return error
     if getattr(error, "error_code", None) == NO_MEMORY:

@@ -1,7 +1,7 @@
 """Which runs of a model are recorded, and which recording answers a batch. Nothing here knows how a run is recorded.
 
-A GPU spends more time on being told of each small kernel than on computing it. A recorded run is told as a whole, but
-only for the very shape it was recorded in: so a batch is given more rows, up to the next number that has a recording.
+To launch a small kernel takes a GPU longer than to compute it. A recorded run is launched as a whole, but only in the
+shape of the recording: so a batch is filled up with rows to the next number that has a recording.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from streamer.worker import Tensors, Worker
 log = structlog.get_logger(__name__)
 
 GRAPHS_MAX = 128
-"""Recorded runs: each takes tens of milliseconds to make, and a few MB of the GPU for a dozen layers."""
+"""Most recordings: each takes tens of milliseconds to make, and a few MB of the GPU for a dozen layers."""
 SAMPLES = 512
-"""Events that show which lengths there are."""
+"""How many sampled events show which lengths there are."""
 
 Predict = Callable[[Tensors], Tensors]
 Replay = Callable[[torch.Tensor], Tensors]
@@ -49,8 +49,9 @@ class Graphs:
         self._runs: dict[object, list[Recorded]] = {}
 
     def record(self, predict: Predict, tensors: Tensors) -> bool:
-        """Record a run of this shape, unless there is one; whether there is one now. The first failure ends it: a
-        model that cannot be recorded in one shape cannot in others, and one that has no memory left needs the rest."""
+        """Record a run of this shape, unless there is one. Returns whether there is one now. The first failure ends all
+        recording: a model that cannot be recorded in one shape cannot in others, and when memory ran out the rest of it
+        is needed."""
         rows, kind = rows_and_kind(tensors)
         if rows and (known := self.find(tensors)) and known.rows == rows:
             return True
@@ -71,7 +72,7 @@ class Graphs:
         return True
 
     def find(self, tensors: Tensors) -> Recorded | None:
-        """The smallest recording with rows enough for a batch."""
+        """The smallest recording with enough rows for a batch."""
         if not self._runs:
             return None
         rows, kind = rows_and_kind(tensors)
@@ -102,8 +103,8 @@ def worth_recording(worker: Worker[Any, Any], policy: BatchPolicy) -> Iterator[l
 def plan(bounds: Iterable[int], policy: BatchPolicy) -> Iterator[tuple[int, int]]:
     """Which batches are worth recording, the most useful first: length bound and rows.
 
-    Full batches (largest first, so that one pool of memory serves all), then by growing powers of two what a
-    runner with little to do is given: a batch is padded to at most twice its rows.
+    First full batches (largest first, so that one pool of memory serves all). Then, by growing powers of two, the small
+    batches of a runner with little to do: a batch is padded to at most twice its rows.
     """
     fulls = {bound: policy.items_of(bound) for bound in sorted(bounds, reverse=True)}
     yield from fulls.items()

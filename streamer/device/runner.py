@@ -1,7 +1,7 @@
 """The GPU: one thread that turns batches into answers, at most two batches ahead of the owner thread.
 
-While a batch computes on a GPU the next one is encoded, copied in and started, so that it follows at once. On the CPU
-a batch has computed as soon as it was started, and the batches are answered one after the other.
+While a batch computes on a GPU, the next one is encoded, copied in and started, so that it follows at once. On the CPU
+a batch has computed when it was started, and batches are answered one after the other.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ STUCK_S = 60.0
 """A batch takes seconds; one that takes this long never ends, and only a new process helps."""
 
 PAUSED_S = 1.0
-"""The owner asks many times a second; a longer gap says that nobody ran, or that a commit was waited for."""
+"""The owner asks many times a second; a longer gap means that the process was paused, or that a commit was waited
+for."""
 
 POLL_S, POLL_MAX_S = 0.00005, 0.001
-"""How long the thread looks away from a computing batch for the next: it cannot wait for both. Ever longer, so that
-what it costs stays small beside a long batch, and how late an answer is noticed stays small beside its time."""
+"""How long the thread waits for the next batch before it looks at the computing one again: it cannot wait for both. The
+wait grows, so that its cost stays small beside a long batch, and the delay of an answer stays small beside its time."""
 
 Answered = Predicted | Rejected
 
@@ -67,7 +68,7 @@ class Answers:
         return encoded
 
     def _fast(self, answers: Sequence[BaseModel | Mapping[str, Any]]) -> list[bytes]:
-        """Dicts that fit beyond doubt, in a fifth of pydantic's time; empty when it should look at them."""
+        """Encodes dicts that fit beyond doubt, in a fifth of pydantic's time; empty when pydantic must decide."""
         if self._struct is None or set(map(type, answers)) != {dict}:
             return []
         try:
@@ -88,8 +89,8 @@ class Answers:
 
 
 class Pending:
-    """A batch between `Inference.begin` and `Inference.end`. `seconds` is what was spent on it so far: to encode it,
-    to run the model (as the device's own clock tells, without the wait for the batch before) and to answer."""
+    """A batch between `Inference.begin` and `Inference.end`. `seconds` is the time spent on it so far: to encode it,
+    to run the model (by the device's clock, without the wait for the batch before) and to answer."""
 
     __slots__ = ("failed", "items", "launched", "seconds")
 
@@ -124,7 +125,7 @@ class Inference:
         return self.end(self.begin(items))
 
     def record(self, batches: Iterable[Sequence[Event]]) -> int:
-        """Let the device record a run of each of these batches, until it takes no more; how many it took.
+        """Let the device record a run of each of these batches, until it takes no more. Returns how many it recorded.
 
         Raises:
             DeviceFailed: the device itself is broken; only a new process helps.
@@ -141,8 +142,8 @@ class Inference:
             raise _broken(error) from error
 
     def begin(self, items: Sequence[Item]) -> Pending:
-        """Encode a batch and start it on the device, which may still be busy with the one before. What fails
-        here is dealt with by `end`.
+        """Encode a batch and start it on the device, which may still be busy with the one before. `end` handles a
+        failure.
 
         Raises:
             DeviceFailed: the device itself is broken; only a new process helps.
@@ -244,7 +245,7 @@ def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
 
 
 def rejection(error: Exception) -> Rejected:
-    """What to say of an event that the worker fails on."""
+    """The rejection of an event on which the worker fails."""
     name = type(error).__name__
     if isinstance(error, Reject):
         return Rejected(reason=error.reason, message=error.message, error=name)
@@ -255,7 +256,7 @@ def rejection(error: Exception) -> Rejected:
 
 
 def _place(error: Exception) -> str:
-    """Where in the worker's file it was raised or what it called there failed; empty when that is not known."""
+    """The place in the worker's file that raised the error or made the call that failed; empty when it is not known."""
     ours = (__file__, devices.__file__)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
     own = [frame for frame in frames if frame.filename == frames[0].filename]
@@ -263,7 +264,7 @@ def _place(error: Exception) -> str:
 
 
 class Begun(NamedTuple):
-    """A batch that the device has been given."""
+    """A batch that was started on the device."""
 
     batch: Batch
     pending: Pending
@@ -351,7 +352,7 @@ class ThreadRunner:
                 wait_s = min(wait_s * 1.25, POLL_MAX_S)
                 continue
             if batch is None:
-                self._inbox.put(None)  # for whoever waits for the next batch
+                self._inbox.put(None)  # for the next wait for a batch
                 return None
             self._inference.stopwatch.lap("predict")
             return self._begin(batch)

@@ -1,9 +1,9 @@
 """Records that kill the process: a segmentation fault, the kernel's out-of-memory killer and a hang reach no `except`.
 
-What is on the device is marked on local disk first. A process that finds the marks of a dead predecessor remembers
-them; records that were on the device at two deaths run alone from then on, and one that is alone on it at two more
-becomes a dead letter. Message queues count deliveries for this end; Kafka does not, so the replica does.
-"""
+Before records go to the device, marks on local disk name them. A process that finds the marks of a dead predecessor
+remembers them. Records that were on the device at two deaths run alone from then on; a record that is alone there at
+two more deaths becomes a dead letter. Message queues count deliveries for this purpose; Kafka does not, so the replica
+does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEATHS_TILL_ALONE = 2
 DEATHS_ALONE_MAX = 2
 FILE_BYTES = 1 << 21
 FOUND_MAX = 50_000
-"""Records that are remembered: two batches of any sensible size, of a few deaths."""
+"""How many records are remembered: two batches of any sensible size, for a few deaths."""
 
 
 class OnDevice(msgspec.Struct, array_like=True):
@@ -56,30 +56,31 @@ class Marks(msgspec.Struct, array_like=True):
 
 
 class Written(msgspec.Struct, array_like=True):
-    """The same, as it is written: what was found changes seldom, and is encoded once."""
+    """The same as bytes. What was found changes seldom, so it is encoded once."""
 
     out: list[OnDevice]
     found: msgspec.Raw
 
 
 class Store(Protocol):
-    """Where marks outlive the process."""
+    """Where marks are kept, so that they outlive the process."""
 
     def read(self) -> bytes:
-        """What was written last; empty when nothing was, or when a death has cut it short."""
+        """What was written last; empty when there is nothing, or when a death cut it short."""
 
     def write(self, content: bytes) -> None:
         """Replace it. Never raises, and costs microseconds."""
 
     def reading(self, on: bool) -> None:
-        """Whether the owner thread is at records that are not on the device yet: a death then says nothing of it."""
+        """Whether the owner thread works on records that are not on the device yet: a death then is not the
+        device's."""
 
     def was_reading(self) -> bool:
-        """What `reading` was told last."""
+        """The last value of `reading`."""
 
 
 class MemoryStore:
-    """Marks that end with the process: for tests, and where no file can be had."""
+    """Marks that end with the process: for tests, and where no file can be made."""
 
     def __init__(self) -> None:
         self._content = b""
@@ -105,7 +106,7 @@ class FileStore:
         """Open or make the file.
 
         Raises:
-            OSError: it cannot be had, or another process has it; a full disk shows here, not later.
+            OSError: it cannot be made, or another process holds it; a full disk shows here, not later.
         """
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -134,7 +135,7 @@ class FileStore:
 
 
 class Attempts:
-    """Marks what is on the device, and knows which records are under suspicion."""
+    """Marks what is on the device, and knows which records are suspects."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -145,33 +146,33 @@ class Attempts:
         store.reading(False)
 
     def begin(self, items: Sequence[Item], alone: bool) -> None:
-        """These go to the device, behind what is there already."""
+        """These records go to the device, behind those that are there already."""
         partitions = [item.record.partition for item in items]
         self._out.append(OnDevice(partitions, [item.record.offset for item in items], alone))
         self._save()
 
     def end(self) -> None:
-        """The first that went has come back."""
+        """The oldest batch on the device has come back."""
         del self._out[0]
         self._save()
 
     def clear(self) -> None:
-        """The process ends for a reason that is not on the device."""
+        """Drop the marks: the process ends for a reason that is not on the device."""
         self._out = []
         self._save()
 
     def suspects(self, items: Iterable[Item]) -> list[Item]:
-        """Those that must run alone."""
+        """The records among these that must run alone."""
         return [item for item, deaths in self._known(items) if deaths.alone or deaths.together >= DEATHS_TILL_ALONE]
 
     def condemned(self, items: Iterable[Item]) -> list[tuple[Item, Rejected]]:
-        """Those that have killed alone, with what becomes of them."""
+        """The records among these that killed a process while alone, with their rejection."""
         said = f"the process died {DEATHS_ALONE_MAX} times with this record alone on the device"
         outcome = Rejected(Reason.CRASH, said, "Crash")
         return [(item, outcome) for item, deaths in self._known(items) if deaths.alone >= DEATHS_ALONE_MAX]
 
     def passed(self, items: Iterable[Item]) -> None:
-        """These are answered for good: they and what is before them are under suspicion no more."""
+        """These are answered for good: they and the records before them are no suspects any more."""
         if not self._found:
             return
         ends = {item.record.partition: item.record.offset for item in items}
@@ -182,14 +183,14 @@ class Attempts:
             self._keep()
 
     def given_up(self, partitions: Iterable[int]) -> None:
-        """These are another replica's, and all that was read of them is answered: what is known of them is its to find
-        out, and must not count against whatever stands at these offsets when they come back."""
+        """These partitions went to another replica, with every record that was read of them answered. What is known of
+        them is forgotten: it must not count against the records at these offsets when the partitions come back."""
         if gone := self._partitions.intersection(partitions):
             self._found = {place: deaths for place, deaths in self._found.items() if deaths.partition not in gone}
             self._keep()
 
     def reading(self, on: bool) -> None:
-        """The owner thread is at records that are not on the device yet: a death is not the device's."""
+        """Within, the owner thread works on records that are not on the device yet: a death is not the device's."""
         self._store.reading(on)
 
     def _known(self, items: Iterable[Item]) -> list[tuple[Item, Deaths]]:
@@ -208,7 +209,7 @@ class Attempts:
 
 
 def _remembered(content: bytes, was_reading: bool) -> dict[tuple[int, int], Deaths]:
-    """What is known of former deaths, the last one counted in unless the device had no part in it."""
+    """What is known of former deaths. The last one counts unless the device had no part in it."""
     try:
         marks = msgspec.msgpack.decode(content, type=Marks) if content else Marks([], [])
     except msgspec.MsgspecError:  # of another version of ours

@@ -1,8 +1,9 @@
-"""The batcher: when is a batch ready, and which items are in it. Pure: it is asked, it never sleeps.
+"""The batcher decides when a batch is ready, and which items are in it. It is pure: it answers questions and never
+sleeps.
 
-It is work-conserving: a runner with nothing to do takes what waits, so one event flies alone and batches grow
-under load. A batch costs items x the bound of its longest length bucket (padding is computed too). Its time is
-learned as `a + b * cost`; from that and the latency goal follows the last moment at which a batch may start.
+It is work-conserving: an idle runner takes the items that wait, so a single event runs alone and batches grow under
+load. A batch costs items x the bound of its longest length bucket (padding is computed too). The batcher
+learns the time of a batch as `a + b * cost`; that and the latency goal give the last moment at which it may start.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Release(StrEnum):
     IDLE = "idle"
     DRAIN = "drain"
     ALONE = "alone"
-    """Not of the batcher: the record was on the device when a process died."""
+    """Not from the batcher: the record was on the device when a process died."""
 
 
 class CostModel:
-    """Time of a batch as `a + b * cost`: least squares over the batches seen, the older the less they count."""
+    """Time of a batch as `a + b * cost`: least squares over the batches so far; older ones count less."""
 
     def __init__(self, memory: float = 0.98) -> None:
         self._memory = memory
@@ -64,7 +65,8 @@ class Batcher:
     """Items that wait for the runner, in length buckets, each in arrival order."""
 
     PASSED_OVER_MAX = 4
-    """Batches that may be taken while older items of another bucket wait: order of release bounds memory."""
+    """How many batches may pass older items of another bucket: records are released in order, so waiting costs
+    memory."""
 
     def __init__(self, policy: BatchPolicy, costs: CostModel) -> None:
         self._policy = policy
@@ -95,7 +97,7 @@ class Batcher:
         return now - min(bucket[0][0] for bucket in self._buckets.values()) if self._count else 0.0
 
     def drain(self) -> None:
-        """From now on release whatever waits."""
+        """From now on release every item that waits."""
         self._draining = True
 
     def refill(self) -> None:
@@ -103,7 +105,7 @@ class Batcher:
         self._draining = False
 
     def ready(self, now: float, out: int) -> Release | None:
-        """Why a batch should go to the runner now, which has `out` batches already; None to wait."""
+        """Why a batch should go to the runner now, when the runner has `out` batches already; None to wait."""
         if not self._count:
             return None
         if any(self._fills(bound) for bound in self._buckets):
@@ -116,8 +118,8 @@ class Batcher:
         return Release.DUE if wait is not None and wait <= 0 else None
 
     def due_in(self, now: float, out: int) -> float | None:
-        """Seconds until `ready` answers without a further item; None when only a further item or a
-        finished batch can change its answer."""
+        """Seconds until the answer of `ready` changes by itself; None when only another item or a finished batch can
+        change it."""
         if not self._count or out:
             return None  # behind a running batch a small one starts no sooner than a full one
         waits = [head.due - self._seconds(bound) - now for bound, head in self._heads() if head.due is not None]
@@ -125,8 +127,8 @@ class Batcher:
         return min(waits)
 
     def take(self, now: float, reason: Release) -> Batch:
-        """Take the batch that `ready` spoke of: the longest-waiting full bucket, else the oldest item's bucket with
-        those that are cheaper in one batch with it than in batches of their own."""
+        """Take the batch that `ready` announced: the full bucket that waits longest, else the bucket of the oldest item
+        together with buckets that are cheaper in one batch with it than in batches of their own."""
         bound = self._choose(reason)
         bounds = [bound] if self._fills(bound) else self._together(bound)
         longest = bounds[-1]
@@ -139,7 +141,7 @@ class Batcher:
         return Batch(items=items, reason=reason, cost=len(items) * longest, waited_s=waited_s)
 
     def _together(self, bound: int) -> list[int]:
-        """The buckets that share a batch with this one when all that waits is cut, by length, into the batches that
+        """The buckets that share a batch with this one, when all waiting items are cut by length into the batches that
         take the least time in all (dynamic programming over the cuts)."""
         bounds = sorted(self._buckets)
         best_s, cuts = [0.0], [0]  # of the first n buckets: their time, and where their last batch begins
@@ -176,8 +178,8 @@ class Batcher:
         return min(full, key=lambda bound: self._buckets[bound][0][0])
 
     def _budget(self, now: float, bound: int) -> int:
-        """The padded cost that this batch may have: what the limits and, for an event that can still make
-        its goal, the goal leave."""
+        """The padded cost that this batch may have, by the limits, and by the goal of an event that can still reach
+        it."""
         budget = self._policy.items_of(bound) * bound
         due = self._buckets[bound][0][1].due
         per_cost, fixed_s = self._costs.per_cost_s, self._costs.fixed_s

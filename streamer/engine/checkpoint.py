@@ -1,4 +1,4 @@
-"""What becomes durable together: predictions, dead letters, positions; then the cache, then the counts."""
+"""What becomes durable together: predictions, dead letters and offsets; then the cache is filled, then counts grow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = structlog.get_logger(__name__)
 REFUSALS_MAX = 10  # over five seconds of growing pauses: an election of leaders is no missing topic
 BACKOFF_S = (0.05, 1.0)
 LOOK_S = 0.003
-"""How soon to look whether a commit that is out has ended."""
+"""How soon to look whether a commit in progress has ended."""
 WAIT_S = 0.1
 
 
 class CommitPolicy(msgspec.Struct, frozen=True):
-    """When to commit. After a commit the next one waits `rests` times what it took, at least `gap_s`, and what is
-    ready is handed to the broker half of that ahead. Back to back the broker is still completing the last, answers
-    CONCURRENT_TRANSACTIONS, and all take many times as long. It never waits longer than `interval_s`, for which it
-    gathers under backlog. One commit may take `timeout_s`."""
+    """When to commit. After a commit the next one waits `rests` times as long as the last took, and `gap_s` at least.
+    Half of that time ahead, ready outcomes go to the broker. Back to back, the broker is still completing the last
+    transaction, answers CONCURRENT_TRANSACTIONS, and all take many times as long. A commit never waits longer than
+    `interval_s`; under backlog it gathers outcomes for that long. One commit may take `timeout_s`."""
 
     interval_s: float = 0.1
     gap_s: float = 0.006
@@ -46,7 +46,7 @@ class CheckpointParts(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct):
-    """What one commit is about, from its begin until it is known to have happened."""
+    """The contents of one commit, from its begin until it is known to have happened."""
 
     items: list[Item]
     positions: Positions
@@ -55,10 +55,10 @@ class Begun(msgspec.Struct):
 
 
 class Checkpoint:
-    """The outcomes that are released and not durable yet: those that gather, and those of the commit that is out.
+    """The outcomes that are released and not durable yet: those that gather, and those of the commit in progress.
 
-    A commit that fails keeps them: the same messages are written again, without a second run on the GPU.
-    While one is unclear nothing may be added, so that what is in doubt stays little.
+    After a failed commit the same messages are written again, without a second run on the GPU. While a commit is
+    unclear nothing may be added, so that little is in doubt.
     """
 
     def __init__(self, parts: CheckpointParts, policy: CommitPolicy, on_committed: OnCommitted) -> None:
@@ -71,7 +71,7 @@ class Checkpoint:
         self._unclear = False
         self._not_before = 0.0
         self._open_at = 0.0
-        self._lead_s = 0.0  # how long before its commit a transaction is opened: who reads waits if we die in it
+        self._lead_s = 0.0  # how long before its commit a transaction opens: readers wait if we die in it
         self._ahead = 0  # of the gathered items, how many the broker has
         self._ended = 0.0
         self._failures = 0
@@ -92,7 +92,7 @@ class Checkpoint:
         return not self._unclear
 
     def add(self, released: Sequence[Released]) -> None:
-        """Take what a ledger released, in order."""
+        """Add what the ledger released, in order."""
         gathered = self._gathered
         if messages := [message for run in released for message in self._parts.codec.encode_many(run.items)]:
             self._parts.sink.write(messages)
@@ -102,8 +102,8 @@ class Checkpoint:
             gathered.size += run.size
 
     def due_in(self, now: float, backlog_items: int) -> float | None:
-        """Seconds until there is something to do: a commit to begin, or one that is out to be looked after; 0 or
-        less for now; None when nothing is to be committed.
+        """Seconds until something is due: to begin a commit, or to look after the one in progress. 0 or less: now.
+        None: there is nothing to commit.
 
         `backlog_items`: how many items make it worth to gather for the whole interval.
         """
@@ -121,7 +121,7 @@ class Checkpoint:
         return max(self._not_before, self._ended + self._policy.interval_s) if backlog else self._not_before
 
     def advance(self, backlog_items: int, timeout_s: float) -> Positions:
-        """Do what is due: note the end of a commit, begin one, or hand over what gathers for the next.
+        """Do what is due: note the end of a commit, begin one, or hand over the outcomes that gather for the next.
 
         Returns and raises as `begin`; `timeout_s` is that of a commit.
         """
@@ -141,11 +141,11 @@ class Checkpoint:
         return {}
 
     def begin(self, deadline: Deadline) -> Positions:
-        """Begin to commit everything added; `look` says how it ended. Never raises for what time may cure: it is
-        tried again at the next call.
+        """Begin to commit everything that was added; `look` tells how it ended. An error that time may cure is not
+        raised: the next call tries again.
 
-        Returns the positions of partitions that somebody else has moved: the engine must forget them and
-        read on from there. Empty nearly always.
+        Returns the committed offsets of partitions that another process has moved: the engine must forget these
+        partitions and read on from there. Nearly always empty.
 
         Raises:
             Exit: no further try will help.
@@ -163,7 +163,7 @@ class Checkpoint:
         return moved
 
     def look(self, timeout_s: float = 0.0) -> None:
-        """Note the end of a commit that is out; waits up to `timeout_s` for it.
+        """Note the end of the commit in progress; waits up to `timeout_s` for it.
 
         Raises:
             Exit: no further try will help.
@@ -181,7 +181,7 @@ class Checkpoint:
             self._out = not ended
 
     def wait(self) -> None:
-        """Let a commit that is out end, which its deadline bounds: nothing may change under it."""
+        """Wait until the commit in progress has ended, by its deadline at the latest: nothing may change under it."""
         while self._out:
             self.look(WAIT_S)
 
@@ -195,7 +195,7 @@ class Checkpoint:
         return moved
 
     def forget(self, partitions: Sequence[int]) -> None:
-        """Drop what belongs to partitions that are no longer ours, once a commit that is out has ended.
+        """Drop the outcomes of partitions that are no longer ours, once the commit in progress has ended.
 
         Raises:
             Exit: how it ended.
@@ -209,7 +209,7 @@ class Checkpoint:
             self._begun = _without(self._begun, gone) if self._begun else None
 
     def _take(self) -> Begun:
-        """What the next commit is about: all that gathered, after what the last one did not get done."""
+        """The contents of the next commit: what the last one left undone, then everything that gathered."""
         gathered, self._gathered, self._ahead = self._gathered, Begun([], {}, 0, 0.0), 0
         if self._begun:
             gathered.items = self._begun.items + gathered.items
@@ -220,8 +220,8 @@ class Checkpoint:
         return gathered
 
     def _resolve(self, deadline: Deadline) -> Positions:
-        """Decide what an unclear commit did: a transaction is whole, so one partition before its new position says
-        that nothing of it happened."""
+        """Decide what an unclear commit did. A transaction happens as a whole, so one partition before its new offset
+        says that none of it happened."""
         self._parts.sink.recover(deadline)
         positions = self._begun.positions if self._begun else {}  # none, when all of them have been given up since
         committed = self._parts.source.committed(list(positions), deadline.left(at_least=0.5)) if positions else {}

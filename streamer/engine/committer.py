@@ -1,5 +1,5 @@
-"""Waits for the broker while the owner thread goes on: a commit takes it many milliseconds, in which the device must
-not run dry."""
+"""Waits for the broker while the owner thread goes on: a commit takes many milliseconds, and the device must not run
+dry."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ GRACE_S = 0.5
 
 
 class ThreadCommitter:
-    """Each commit on a thread of its own, which is left behind when it does not come back.
+    """Runs each commit on a thread of its own, and leaves the thread behind when the commit does not return.
 
-    librdkafka holds `send_offsets_to_transaction` for ever when the group's coordinator goes away under it,
+    librdkafka never returns from `send_offsets_to_transaction` when the group's coordinator goes away during the call,
     whatever timeout it is given (confluentinc/librdkafka#5456, #5511); the owner thread must go on.
     """
 

@@ -1,4 +1,4 @@
-"""Dead letters as a whole: what the log says of them, and when to stop rather than turn a topic into them."""
+"""Dead letters as a whole: what the log says, and when to stop before a whole topic turns into dead letters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def log_reasons(items: Sequence[Item]) -> None:
 
 
 class DeadLetterLimits:
-    """Notices when a partition turns into dead letters: then something is wrong with more than the records."""
+    """Notices when a partition turns into dead letters: then more is wrong than the records."""
 
     WINDOW = 1_000
     SEEN_MIN = 100
@@ -48,7 +48,7 @@ class DeadLetterLimits:
         self._seen: dict[int, tuple[float, float, int]] = {}  # partition -> records, dead among them, dead in a row
 
     def observe(self, run: Released) -> None:
-        """Count what a partition released, and log what is dead among it.
+        """Count what a partition released, and log its dead letters.
 
         Raises:
             BadData: a limit is passed; none of these items has been published.

@@ -1,4 +1,4 @@
-"""Who goes to the device next: what the batcher has ready, or, alone, a record that may kill the process."""
+"""Which batch the device gets next: the one that the batcher has ready, or a suspect alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamer.records import Batch, BatchResult, Item
 
 
 class Dispatch:
-    """Between batcher and runner. Marks what is on the device, so that a successor knows what was there."""
+    """Stands between batcher and runner. Marks what is on the device, so that a successor knows it."""
 
     def __init__(self, batcher: Batcher, runner: Runner, attempts: Attempts, clock: Clock) -> None:
         self._batcher = batcher
@@ -38,8 +38,8 @@ class Dispatch:
         self._batcher.add(items, now)
 
     def submit(self) -> None:
-        """Give the runner what is ready. While suspects wait nothing else goes, and each of them goes by itself: a
-        death then tells which it was."""
+        """Give the runner the batches that are ready. While suspects wait, nothing else goes and each suspect goes
+        alone: a death then tells which record it was."""
         runner = self._runner
         while not self._lone and (out := runner.out()) < runner.slots:
             now = self._clock.now()
@@ -60,7 +60,7 @@ class Dispatch:
                 runner.submit(msgspec.structs.replace(batch, items=wanted))
 
     def finished(self, timeout_s: float) -> list[BatchResult]:
-        """Batches that are done; waits up to `timeout_s` for the first. Raises whatever killed the runner."""
+        """Batches that are done; waits up to `timeout_s` for the first. Raises the error that ended the runner."""
         results = self._runner.finished(timeout_s)
         for _ in results:
             self._attempts.end()

@@ -1,7 +1,7 @@
 """What happens to a record before it needs the device: decoded, filtered, given its features, answered from the cache.
 
-Each stage takes items, settles those that end here and returns the rest. What a worker does not define costs nothing.
-"""
+Each stage takes items, settles those that end here and returns the rest. A method that a worker does not define costs
+nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamer.worker import Worker, overrides
 
 
 class IntakeParts(msgspec.Struct, frozen=True):
-    """What the stages ask."""
+    """What the stages use."""
 
     worker: Worker[Any, Any]
     codec: Codec
@@ -78,7 +78,8 @@ class Intake:
         return [item for item in items if item.outcome is None]
 
     def look_up(self, items: list[Item]) -> list[Item]:
-        """Settle what the cache knows; let equal items wait for the one that is computed; return the rest."""
+        """Settle items that the cache can answer, let equal items wait for the one that is computed, return the
+        rest."""
         if not self._caches:
             return items
         parts = self._parts
@@ -113,7 +114,7 @@ class Intake:
         return bool(found)
 
     def share(self, items: Sequence[Item], outcomes: Sequence[Predicted | Rejected]) -> list[Item]:
-        """Give the followers of settled items their answer; return those that are to be tried by themselves."""
+        """Give the followers of settled items their answer; return the followers that must be tried by themselves."""
         alone: list[Item] = []
         if not self._caches:
             return alone
@@ -140,5 +141,5 @@ class Intake:
             self._parts.cache.put_many(answers)
 
     def forget(self) -> None:
-        """Partitions were given up: nobody waits for an item of theirs."""
+        """Partitions were given up: no item waits for an item of theirs."""
         self._sharing.forget()

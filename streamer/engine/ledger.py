@@ -1,7 +1,7 @@
 """The in-order ledger: records are opened as they are read, settled in any order, released in arrival order.
 
-From this one rule follow order per key, positions that equal exactly what was published, and commits that never
-wait for the GPU. Pure: no clock, no I/O.
+From this one rule follow order per key, committed offsets that equal exactly what was published, and commits that
+never wait for the GPU. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamer.records import Item, Lane, Outcome, Record, Released
 
 
 class Ledger:
-    """Who is in flight, per partition."""
+    """The records in flight, by partition."""
 
     def __init__(self) -> None:
         self._lanes: dict[int, Lane] = {}
@@ -28,7 +28,8 @@ class Ledger:
 
     @property
     def bytes(self) -> int:
-        """Bytes of keys and values that are open; of those that were opened together, until the last is released."""
+        """Bytes of open keys and values; those of records that were opened together count until the last is
+        released."""
         return self._bytes
 
     def open(self, records: Iterable[Record]) -> list[Item]:
@@ -69,7 +70,7 @@ class Ledger:
             item.outcome = outcome
 
     def release(self) -> list[Released]:
-        """Take out what is settled with nothing open before it, in arrival order per partition."""
+        """Take out the settled records that have no open record before them, in arrival order per partition."""
         found = []
         for lane in self._lanes.values():
             if items := lane.release():
@@ -84,7 +85,7 @@ class Ledger:
         return list(self._lanes)
 
     def forget(self, partitions: Sequence[int]) -> None:
-        """Drop the lanes of partitions that were given up; what was in flight for them no longer counts."""
+        """Drop the lanes of partitions that were given up; their records in flight no longer count."""
         for partition in partitions:
             lane = self._lanes.pop(partition, None)
             if lane is None:

@@ -1,8 +1,8 @@
 """The loop. `Engine.step` is the path of an event, top to bottom; the rest serves it.
 
-One owner thread runs all of this: consumer, producer, Redis, batcher and ledger, without locks; only the end of a
-commit waits for the broker on another. It
-blocks on what comes next and never spins: a busy loop would take the interpreter away from the runner thread.
+One owner thread runs all of this without locks: consumer, producer, Redis, batcher and ledger. Only the end of a commit
+waits for the broker on another thread. The owner blocks on what comes next and never spins: a busy loop would take the
+interpreter from the runner thread.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ STAGES = (
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what is in flight, and of dead letters: more than `dead_ratio_max` of a partition's last
-    `DEAD_WINDOW` records, or `dead_run_max` in a row, stop the worker instead of draining the topic."""
+    """Bounds of records in flight and of dead letters. When more than `dead_ratio_max` of a partition's last
+    `DEAD_WINDOW` records are dead letters, or `dead_run_max` in a row, the worker stops instead of draining the
+    topic."""
 
     poll_max: int = 1_000
     in_flight_max: int = 50_000
@@ -150,7 +151,7 @@ class Engine:
         self._parts.source.subscribe(self)
 
     def step(self) -> None:
-        """One turn: what has come in, through to what is due to be committed."""
+        """One turn, from records that came in to the commit that is due."""
         lap = self._stopwatch.lap
         self._stopwatch.start()
         records = self._poll()
@@ -235,7 +236,7 @@ class Engine:
         return records
 
     def _condemn(self, items: list[Item]) -> list[Item]:
-        """Settle what has killed its process before; return the rest."""
+        """Settle records that killed a process before; return the rest."""
         condemned = self._parts.attempts.condemned(items)
         for item, outcome in condemned:
             self._ledger.settle(item, outcome)
@@ -270,7 +271,7 @@ class Engine:
         self._go_on_from(self._checkpoint.advance(self._worth_gathering(), timeout_s))
 
     def _go_on_from(self, moved: Positions) -> None:
-        """Let go of partitions that somebody else has moved, and read on from there."""
+        """Let go of partitions whose offsets another process has moved, and read on from there."""
         if moved:
             self._forget(list(moved))
             self._parts.source.rewind(moved)
@@ -286,8 +287,8 @@ class Engine:
         return max(0, min(limits.poll_max, limits.in_flight_max - in_flight, self._ahead()))
 
     def _ahead(self) -> int:
-        """How many more events may wait for the runner: about `ahead_s` of its work, so that a stop or a revoke
-        finds little to finish; before its speed is known, a few polls' worth."""
+        """How many more events may wait for the runner: about `ahead_s` of its work, so that a stop or a revoke finds
+        little to finish. Before the speed is known: a few polls."""
         per_item_s = self._parts.costs.per_item_s
         most = self._limits.ahead_s / per_item_s if per_item_s else 0.0
         return int(max(most, 2 * self._limits.poll_max)) - len(self._dispatch)
@@ -315,13 +316,13 @@ class Engine:
         return self._checkpoint.due_in(now, self._worth_gathering())
 
     def _worth_gathering(self) -> int:
-        """How many outcomes make it worth to let a commit wait for more: any, when events wait longer for the model
-        than that would take, as frequent commits would only slow it down."""
+        """How many outcomes make it worth to let a commit wait for more. When events wait longer for the model than
+        that would take, any number does: frequent commits would only slow the model down."""
         behind = self._parts.batcher.waited_s(self._parts.clock.now()) > self._commit_interval_s
         return 1 if behind else self._limits.poll_max
 
     def _stay(self) -> None:
-        """Serve the group, so that a rebalance (the other replicas stop too) does not refuse every commit."""
+        """Serve the group: after a rebalance (the other replicas stop too) every commit would else be refused."""
         if self._parts.clock.now() - self._served >= BEAT_S:
             self._served = self._parts.clock.now()
             self._parts.source.poll(0, 0)

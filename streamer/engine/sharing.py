@@ -1,6 +1,6 @@
-"""Equal events share one answer: the first is computed, those that come while it is not yet durable follow it.
+"""Equal events share one answer: the first is computed, and those that come before it is durable follow it.
 
-Pure bookkeeping of who computes what; from the commit on, the cache knows the answer.
+Pure bookkeeping of which item computes which answer; from the commit on, the cache knows the answer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from streamer.records import Item, Predicted, Rejected
 
 
 class Sharing:
-    """Who computes the answer of a content key."""
+    """Which item computes the answer of a content key."""
 
     def __init__(self) -> None:
         self._leaders: dict[bytes, Item] = {}
@@ -20,7 +20,7 @@ class Sharing:
             self._leaders[item.cache_key] = item
 
     def follow(self, item: Item) -> Predicted | bool:
-        """The answer, when an equal item has it already; True when it will come; False when nobody computes it."""
+        """The answer, when an equal item has it already; True when an equal item computes it; else False."""
         leader = self._leaders.get(item.cache_key or b"")
         if leader is None:
             return False
@@ -32,8 +32,8 @@ class Sharing:
         return True
 
     def answered(self, leader: Item, outcome: Predicted | Rejected) -> list[Item]:
-        """The items that followed `leader`, which has its outcome now: they share an answer, and are to be tried
-        by themselves after a rejection, since what failed the leader (memory, say) may not fail them."""
+        """The items that followed `leader`, which has its outcome now. They share its answer. After a rejection they
+        must be tried by themselves: what failed the leader (memory, say) may not fail them."""
         followers, leader.followers = leader.followers, None
         if isinstance(outcome, Rejected) or leader.lane.gone:
             self.end(leader)  # a lane that is gone never becomes durable
@@ -45,7 +45,7 @@ class Sharing:
             del self._leaders[leader.cache_key]
 
     def forget(self) -> None:
-        """Partitions were given up: their items lead only while somebody of another partition follows."""
+        """Partitions were given up: their items lead only while an item of another partition follows."""
         self._leaders = {
             key: item
             for key, item in self._leaders.items()

@@ -1,4 +1,4 @@
-"""Features made again from the events: as they are when nothing lags, or as they were when a prediction used them."""
+"""Features that are made again from the events: as they are when nothing lags, or as a prediction used them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[int, int]
 
 
 class Seen(NamedTuple):
-    """A record with an event, whose it is, and when it was written (0: that is not known)."""
+    """A record with its event, the entity that it is about, and when the record was written (0: not known)."""
 
     place: Place
     entity: str
@@ -24,12 +24,12 @@ class Seen(NamedTuple):
 
     @property
     def future(self) -> bool:
-        """Whether it counts for nothing but itself."""
+        """Whether the event counts for no features but its own."""
         return from_the_future(self.event, self.written_ms)
 
 
 class Made(NamedTuple):
-    """What is known of the entity at an event, and what it is made of."""
+    """The features of the entity at an event, and what they are made of."""
 
     seen: Seen
     features: Features
@@ -37,22 +37,25 @@ class Made(NamedTuple):
 
 
 def level(entities: Entities, records: Iterable[Seen]) -> Iterator[Made]:
-    """The features at each event, of all records before it: what to train on. Records in order, by partition."""
+    """The features at each event, made of all records before it: what to train on. `records` are in order within each
+    partition."""
     kept: dict[tuple[int, str], Kept] = defaultdict(Kept)
     for seen in records:
         mine = kept[seen.place[0], seen.entity]
         try:
             features, as_of = entities.known(decode(encode(mine)) if seen.future else mine, seen.event, seen.place[1])
-        except Exception:  # noqa: S112 - of what a window takes from the event: it counts nowhere, and the worker rejects it
+        except Exception:  # noqa: S112 - a window fails on the event: it counts nowhere, and the worker rejects it
             continue
         yield Made(seen, features, as_of)
 
 
 def as_logged(entities: Entities, records: Iterable[Seen], logged: Mapping[Place, int]) -> Iterator[Made]:
-    """The features of the events at these places, of the records that the windows had then: up to the offset that was
-    logged, which may lie before the event or after it. Records in order, by partition, from the first on.
+    """The features of the events at the logged places, made of the records that the windows had then. Those end at the
+    logged offset, which may lie before the event or after it. `records` are in order within each partition, from the
+    first on.
 
-    A place comes as soon as its event and what it is made of have been read; one whose records are gone never does.
+    A place is yielded as soon as its event and the records of its features have been read. A place whose records are
+    gone is never yielded.
     """
     kept: dict[tuple[int, str], Kept] = defaultdict(Kept)
     events: dict[Place, Seen] = {}

@@ -1,6 +1,6 @@
 """What is kept of an entity: its panes, which events are in them, and how far they go.
 
-The windows process keeps it, a worker reads it, a backfill makes it again: all by these functions, so that the three
+The windows process keeps it, a worker reads it, and a backfill makes it again. All three use these functions, so they
 agree value by value.
 """
 
@@ -17,19 +17,19 @@ from streamer.panes import DAY_S, Entity, Window, Windows, hash_of, time_of
 from streamer.worker import Features
 
 DAYS = 7
-"""An event's id is remembered for as long, by event time: who sends an event again does so within days."""
+"""An event's id is remembered for so long, by event time: a producer that sends an event again does so within days."""
 IDS_MAX = 1_000
-"""Ids remembered of an entity; of more the oldest are forgotten."""
+"""Ids that are remembered of an entity; beyond that the oldest are forgotten."""
 BYTES_MAX = 1_000_000
-"""Of one entity; what is larger was not written by us."""
+"""Of one entity; we write nothing larger."""
 TABLE = "entities"
 CHANGELOG = f"-{TABLE}-changelog"
-"""How the topic of what is kept ends, as faust names it."""
+"""The end of the changelog topic's name, as faust forms it."""
 
 
 class Verdict(StrEnum):
-    """What came of an event. `known`: the record is in already, as it was read again after a crash; `repeated`: another
-    record with its id is; `late`: its time is before all that any span covers; `future`: it happened more than a day
+    """What came of an event. `known`: its record is in already, and was read again after a crash; `repeated`: another
+    record with its id is in; `late`: its time is before all that any span covers; `future`: it happened more than a day
     after its record was written."""
 
     TAKEN = "taken"
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
 
 class Kept(msgspec.Struct, array_like=True):
-    """One entity of one partition. `offset` is that of the newest record in it, `seen` are hashes of event ids by the
+    """One entity of one partition. `offset` belongs to the newest record in it; `seen` holds hashes of event ids by the
     day of the event."""
 
     offset: int = -1
@@ -49,8 +49,8 @@ class Kept(msgspec.Struct, array_like=True):
 
 
 class AsOf(msgspec.Struct, frozen=True):
-    """What features are made of: the records of the entity up to `offset`, the newest of them at `time_ms` (-1 and -1:
-    of none), and the event that is asked for."""
+    """What features are made of: the entity's records up to `offset`, and the event that is asked for. `time_ms` is the
+    time of the newest of those records. Both are -1 where there is none."""
 
     offset: int
     time_ms: int
@@ -63,8 +63,8 @@ class Entities:
         self._windows = Windows(windows)
         layout = [(window.name, window.of, window.spans) for window in windows]
         self.version = blake2b(msgspec.json.encode(layout), digest_size=4).hexdigest()
-        """Of the declarations: what was kept under others says nothing under these. What `value` takes is not in it:
-        give the window another name when that changes."""
+        """A digest of the declarations: what was kept under other declarations says nothing under these. It does not
+        cover what `value` takes: give the window another name when that changes."""
 
     def take(self, kept: Kept, event: Event, offset: int) -> Verdict:
         """Let a record's event change what is kept of its entity, once."""
@@ -84,14 +84,14 @@ class Entities:
         return Verdict.TAKEN
 
     def known(self, kept: Kept, event: Event, offset: int) -> tuple[Features, AsOf]:
-        """The features of its entity at an event, which is taken in if it is not yet; and what they were made of."""
+        """The features of the entity at an event, and what they were made of. Takes the event in if it is not in."""
         as_of = AsOf(kept.offset, kept.entity.newest_ms)
         self.take(kept, event, offset)
         return self._windows.at(kept.entity, time_of(event)), as_of
 
 
 def windows_group(group: str, version: str) -> str:
-    """The consumer group of the windows of a worker whose own group this is: new declarations read from the start."""
+    """The consumer group of a worker's windows. `group` is the worker's own. New declarations read from the start."""
     return f"{group}.windows.{version}"
 
 
@@ -101,7 +101,7 @@ def changelog(group: str, version: str) -> str:
 
 
 def days_group(group: str) -> str:
-    """The group, and the transactional id, of the process that tells a worker whose own group this is of days."""
+    """The consumer group and the transactional id of a worker's days process. `group` is the worker's own."""
     return f"{group}.days"
 
 
@@ -122,12 +122,12 @@ def decode(data: bytes) -> Kept:
         ValueError: it is something else.
     """
     if len(data) > BYTES_MAX:
-        raise ValueError(f"an entity of {len(data)} bytes, where {BYTES_MAX} are the most")
+        raise ValueError(f"an entity of {len(data)} bytes, more than {BYTES_MAX}")
     return _DECODER.decode(data)
 
 
 def _forget(kept: Kept) -> None:
-    """The days before the last few, and what is too much."""
+    """Forget the ids of all days but the last `DAYS`, and the oldest beyond `IDS_MAX`."""
     newest = kept.entity.newest_ms // (1000 * DAY_S)
     for day in [day for day in kept.seen if day <= newest - DAYS]:
         del kept.seen[day]

@@ -1,4 +1,4 @@
-"""What predictions were made of, for whoever trains on it or has to explain one: committed together with them."""
+"""What predictions were made of, for training and for explaining a prediction: committed together with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPREAD = 40_503
 
 
 class FeatureLog:
-    """One message for each of a share of the predictions, the same ones whenever a record is read again."""
+    """One message for each of a share of the predictions. The share has the same ones when records are read again."""
 
     def __init__(self, worker: str, topic: str, share: float) -> None:
         self._worker = worker
@@ -42,7 +42,7 @@ def used(worker: str, source: tuple[str, int, int], event: Event, features: Feat
             "event_id": event.event_id,
             "source": {"topic": topic, "partition": partition, "offset": offset},
             "features_as_of": as_of,
-            "features": dict(features),  # also of what reads none, whose features are a read-only view
+            "features": dict(features),  # a worker that reads none has a read-only view
         }
     )
 

@@ -1,4 +1,4 @@
-"""What the feature store knows of an entity: one value in Redis each, and one round trip for all."""
+"""What the feature store knows of entities: one value in Redis for each, and one round trip for all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from streamer.worker import Features
 
 FIELDS_MAX = 1_000
 NAME_BYTES_MAX = 200
-"""Bounds of one entity's hash: what is larger is not ours."""
+"""Bounds of one entity's hash: a larger one is not ours."""
 
 BadValues = Callable[[int], None]
-"""Told how many values in Redis were no features; they count as none."""
+"""Called with how many values in Redis were no features; they count as missing."""
 
 
 class NoFeatures:
@@ -51,13 +51,13 @@ class RedisFeatures:
     def _read(self, client: redis.Redis, items: Sequence[Item]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for item in items:
-            # An entity is whatever an event says; what is no text of Unicode must not fail the others.
+            # An event may name any entity: a name that is not valid Unicode must not fail the others.
             pipeline.hgetall(f"{self._prefix}{item.entity}".encode(errors="surrogatepass"))
         hashes: list[Any] = pipeline.execute(raise_on_error=False)
         if len(hashes) != len(items):
             raise redis.InvalidResponse
         for fields in hashes:
-            # Of one key another type may be said; all else (no right, still loading) is said of every key.
+            # A wrong type concerns one key; any other error (no right, still loading) concerns every key.
             if isinstance(fields, Exception) and not str(fields).startswith("WRONGTYPE"):
                 raise fields
         return hashes
@@ -66,8 +66,8 @@ class RedisFeatures:
 class WindowFeatures:
     """Reads what `streamer windows` keeps of an entity, and says its features at the event's time.
 
-    The event itself is always among them. While the windows are behind, earlier events of the entity may be missing,
-    and when the worker is behind, later ones may be there already: `as_of` says which.
+    The features always include the event itself. While the windows are behind, earlier events of the entity may be
+    missing. While the worker is behind, later ones may be there already. `as_of` says which are in.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class WindowFeatures:
                 if kept is None or not self._fill(item, kept):
                     bad += 1
                     item.features, item.as_of = self._entities.known(Kept(), item.event, item.record.offset)
-            except Exception as error:  # of what a window takes from the event
+            except Exception as error:  # a window fails on the event
                 failed.append((item, error))
         if bad:
             self._bad_values(bad)
         return failed
 
     def _fill(self, item: Item, kept: Kept) -> bool:
-        """Whether what is kept was ours: it may fit our types, and yet be nothing that can be joined."""
+        """Fill in the features; False where what is kept is not ours. It may fit our types, and yet not be joinable."""
         try:
             item.features, item.as_of = self._entities.known(kept, item.event, item.record.offset)
         except Exception:
@@ -106,7 +106,7 @@ class WindowFeatures:
 
 
 def entity_key(worker: str, version: str, partition: int, entity: str) -> bytes:
-    """Where an entity is kept in Redis. By partition, as the offsets in it are that partition's."""
+    """The key of an entity in Redis. It names the partition, because the offsets in the value are that partition's."""
     return f"streamer:windows:{worker}.{version}:{partition}:{entity}".encode(errors="surrogatepass")
 
 
@@ -118,7 +118,7 @@ def _values(client: redis.Redis, keys: Sequence[bytes]) -> list[bytes | None]:
 
 
 def _kept(value: bytes | None) -> Kept | None:
-    """What is kept of an entity, nothing of one that is not there; None for what we never wrote."""
+    """What is kept of an entity, empty where there is no value; None for a value that we never wrote."""
     if value is None:
         return Kept()
     try:
@@ -128,7 +128,7 @@ def _kept(value: bytes | None) -> Kept | None:
 
 
 def _numbers(fields: Any) -> Features | None:
-    """The hash as numbers; None for what is no hash of finite numbers by short names."""
+    """The hash as numbers; None if it is not a hash of finite numbers by short names."""
     if not isinstance(fields, dict) or len(fields) > FIELDS_MAX:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The sink of the guarantee that publishes at once, and moves positions when all before them is acknowledged."""
+"""The at-least-once sink: it publishes at once, and commits offsets when every message before them is acknowledged."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from streamer.records import Message, Positions
 log = structlog.get_logger(__name__)
 
 STILL_S = 60.0
-"""A broker that leads every partition and has acknowledged nothing for so long will not: an idempotent producer was
-seen to stand still for ever after brokers had restarted one by one (librdkafka 2.16)."""
+"""When the brokers lead every partition and have acknowledged nothing for this long, they never will: after a rolling
+restart of the brokers an idempotent producer was seen to stand still for ever (librdkafka 2.16)."""
 
 
 class AtLeastOnceSink:
-    """Predictions and dead letters at once, positions when all before them are acknowledged."""
+    """Publishes predictions and dead letters at once; commits offsets when all messages before them are
+    acknowledged."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class AtLeastOnceSink:
             log.warning("sink waits", error=str(error))
 
     def hand_over(self, deadline: Deadline) -> None:
-        """It has everything already, but what waits for a flush."""
+        """The client has every message already, except those that wait for a flush."""
 
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
         self._unsent = [message for message, _ in self._take_refused()] + self._unsent
@@ -93,12 +94,12 @@ class AtLeastOnceSink:
         return end
 
     def confirm(self) -> None:
-        """All before the positions is acknowledged. They are committed on the owner's thread: on another one the call
-        would wait for the client's lock, which `consume` holds for as long as little comes in."""
+        """Every message before the offsets is acknowledged. The owner thread commits them: on another thread the call
+        would wait for the client's lock, which `consume` holds as long as few records come in."""
         self._source.commit(self._positions)
 
     def _check_moves(self, waiting: int) -> None:
-        """Raise when the client stands still though it could send: only a new one sends what is not acknowledged."""
+        """Raise when the client stands still although it could send: only a new client sends the rest."""
         now, done = self._clock.now(), self._given - waiting
         if not waiting:
             self._still_since = None
@@ -110,7 +111,7 @@ class AtLeastOnceSink:
         self._done = done
 
     def recover(self, deadline: Deadline) -> None:
-        """After a flush that did not come back: its messages are still the client's."""
+        """After a flush that did not return: the client still has its messages."""
 
     def forget(self, partitions: Sequence[int]) -> None:
         self._unsent = without(self._unsent, partitions)
@@ -118,7 +119,8 @@ class AtLeastOnceSink:
         self._refused += [(message, error) for message, error in self._take_refused() if message.partition not in gone]
 
     def _take_refused(self) -> list[tuple[Message, KafkaError]]:
-        """One by one: a flush that was left behind may add to them meanwhile, and what it adds must not get lost."""
+        """Take the refused messages one by one: a flush that was left behind may add some meanwhile, and none may get
+        lost."""
         return [self._refused.popleft() for _ in range(len(self._refused))]
 
     def serve(self) -> None:
@@ -145,8 +147,8 @@ class AtLeastOnceSink:
             hear(self._producer)
 
     def _told(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
-        """One callback for all messages of a source partition, as one each would be half of their cost; but a report
-        says nothing of headers, so what has them is kept."""
+        """One callback for all messages of a source partition: a callback each would be half of their cost. A delivery
+        report does not hold headers, so a message that has headers is kept."""
         if message.headers:
             return partial(self._refuse, message)
         known = self._callbacks.get(message.partition)

@@ -23,18 +23,18 @@ COORDINATOR_COMES = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
 )
 FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
-"""What a producer is told when another of its transactional id has come after it."""
+"""Errors that tell a producer that a newer one uses its transactional id."""
 RIGHTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: " on topic ",
     KafkaError.GROUP_AUTHORIZATION_FAILED: " on group ",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: " on transactional id ",
 }
-"""What an error is about, in the words of `streamer.kafka.rights.needs`."""
+"""The resource that an error is about, in the words of `streamer.kafka.rights.needs`."""
 Client = TypeVar("Client")
 
 
 class _Heard(logging.Handler):
-    """Keeps quiet and remembers librdkafka's last complaint: a refused password is a mere timeout to the caller."""
+    """Logs nothing and remembers librdkafka's last error: the caller sees a refused password only as a timeout."""
 
     last = ""
 
@@ -72,7 +72,7 @@ def producer(settings: Settings, **extra: Any) -> Producer:
 
 
 def consumer(settings: Settings, group: str, **extra: Any) -> Consumer:
-    """A consumer that is to be assigned by hand: it reads committed records and commits nothing by itself."""
+    """A consumer for manual assignment: it reads committed records and commits nothing by itself."""
     fixed = {
         "group.id": group,
         "enable.auto.commit": "false",
@@ -101,7 +101,7 @@ def counts(client: Any, settings: Settings, topics: list[str], operation: str = 
     """The number of partitions of each topic, None for one that does not exist.
 
     Raises:
-        Unreachable: the broker does not answer, or hides a topic from who has no right to it (`operation` brings that).
+        Unreachable: the broker does not answer, or hides a topic from a user without the right `operation`.
     """
     with explained(client, settings):
         # All of them: asking for one by name would create it where the broker makes topics by itself.
@@ -112,7 +112,7 @@ def counts(client: Any, settings: Settings, topics: list[str], operation: str = 
 
 
 def permitted(settings: Settings, topic: str, *operations: str) -> None:
-    """See at the start what only a later record, or a later start, would need.
+    """Check at the start the rights that only a later record, or a later start, would need.
 
     Raises:
         Unreachable: a right is missing on this topic.
@@ -123,8 +123,8 @@ def permitted(settings: Settings, topic: str, *operations: str) -> None:
 
 
 def committed(client: Any, topic: str, known: list[int], patience_s: float = TIMEOUT_S) -> list[TopicPartition]:
-    """The committed positions of the consumer's group, those of transactions that have ended: one that is open is
-    waited for, as long as patience goes.
+    """The committed offsets of the consumer's group, as of transactions that have ended. An open transaction is waited
+    for, `patience_s` at most.
 
     Raises:
         KafkaException: they cannot be read.
@@ -147,7 +147,7 @@ def committed(client: Any, topic: str, known: list[int], patience_s: float = TIM
 
 
 def _raise_what_is_said_of_the_group(client: Any) -> None:
-    """A group that is forbidden has no coordinator, and a question to none runs out of time; reading tells why."""
+    """The client finds no coordinator of a forbidden group, and its question times out; a read tells why."""
     for message in client.consume(10, 0.2):
         if message.error() is not None and message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             raise KafkaException(message.error())
@@ -155,7 +155,7 @@ def _raise_what_is_said_of_the_group(client: Any) -> None:
 
 @contextmanager
 def explained(client: Any, settings: Settings, *needed: str) -> Iterator[None]:
-    """Turn an error of the client into ours. `needed` are the rights that what is done needs.
+    """Turn an error of the client into ours. `needed` are the rights that the call needs.
 
     Raises:
         Unreachable: with the address and the cure.

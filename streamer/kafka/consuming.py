@@ -1,4 +1,4 @@
-"""What a consumer of Kafka is made with, where it starts, and which of its failures only a person can mend."""
+"""The consumer's settings, where a group starts, and which errors only a person can mend."""
 
 from __future__ import annotations
 

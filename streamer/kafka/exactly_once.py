@@ -1,4 +1,4 @@
-"""The sink of exactly-once: outcomes and positions in one transaction."""
+"""The exactly-once sink: outcomes and offsets in one transaction."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ROLL_BACK_S = 5.0
 ASK_S = 2.0
 """How long to ask the broker which right is missing."""
 DELIVERY = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._INCONSISTENT)
-"""What a transaction says when messages of it were not taken: not which, and the second not even why."""
+"""Errors of a transaction that lost messages. They do not say which messages; the second does not even say why."""
 TIMEOUT_MS = "5000"
-"""Of a transaction: if its replica dies and none of its slot returns, whoever reads its partitions waits as long."""
+"""Transaction timeout: if a replica dies and no replica takes its slot, readers of its partitions wait this long."""
 
 
 class TransactionalSink:
-    """Predictions, dead letters and positions in one transaction, opened only for what is ready.
+    """Predictions, dead letters and offsets in one transaction, which opens only for outcomes that are ready.
 
-    It is opened a little before its commit, so that the broker has its messages when the commit comes.
+    A transaction opens a little before its commit, so that the broker has the messages when the commit comes.
 
     librdkafka speaks the protocol in which a delayed request of one transaction can land in the next
-    (no KIP-890 part 2). So whatever is not plainly committed or plainly aborted ends this producer: `recover`
-    makes a new one of the same id, whose start bumps the epoch and fences every straggler.
+    (no KIP-890 part 2). So every end that is neither a clear commit nor a clear abort ends this producer. `recover`
+    makes a new one with the same id; its start bumps the epoch and fences late requests.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class TransactionalSink:
         self._begun, self._missing = [], ""
 
     def _open(self, deadline: Deadline) -> tuple[Any, float]:
-        """Have all that is begun in a transaction; its producer, and when it was opened."""
+        """Put everything that has begun into a transaction. Returns its producer, and when it was opened."""
         if self._open_since is None and not self._line_held():
             self.recover(deadline)
         producer, began = self._producer, self._open_since
@@ -152,11 +152,11 @@ class TransactionalSink:
         return producer, started
 
     def _in_transaction(self, producer: Any, call: Callable[[], None], started: float, deadline: Deadline) -> None:
-        """Call, and raise what a failure means. The producer is given, as a thread may be left behind with it.
+        """Call, and raise what a failure means. `producer` is an argument, because a thread may be left behind with it.
 
-        Not within the handler: confluent-kafka 2.16 never frees an error that it raises, and one that it raises while
-        another is handled keeps that one too, its stack and, on it, the producer with its threads and buffers.
-        """
+        The client is never called inside an exception handler. confluent-kafka 2.16 never frees an error that it
+        raises; an error that it raises inside a handler keeps the handled one too, its stack, and there the producer
+        with its threads and buffers."""
         failure: KafkaError | None = None
         try:
             call()
@@ -175,8 +175,8 @@ class TransactionalSink:
 
     @contextmanager
     def _once(self) -> Iterator[None]:
-        """If this request took as long as the client rests before it sends one again, a first copy may still be on its
-        way, and would move the positions or the end of this producer's next transaction."""
+        """When this request took as long as the client waits before a retry, a first copy of it may still be on its
+        way. That copy would commit the offsets or the end of this producer's next transaction."""
         began = self._clock.now()
         try:
             yield
@@ -186,7 +186,7 @@ class TransactionalSink:
                 self._slow_at = now
 
     def _line_held(self) -> bool:
-        """Whether this producer may begin another transaction: no request of it can still be on its way."""
+        """Whether this producer may begin another transaction, because none of its requests can still be on its way."""
         slow_at, self._slow_at = self._slow_at, None
         if self._producer is None or self._disturbed:
             return False
@@ -217,7 +217,8 @@ class TransactionalSink:
         self._accepted, self._disturbed = True, False
 
     def _not_let_in(self, producer: Any, failure: KafkaError, deadline: Deadline) -> NoReturn:
-        """Say why. Who was let in once is not refused by one broker while others answer, nor by a token server."""
+        """The reason of a refusal. A producer that was admitted once is not ended by one broker while others answer,
+        nor by a token server."""
         if failure.code() in CURES:
             raise Refused(f"cannot begin: {failure.str()}; {self._cure(failure.code(), deadline)}")
         hear(producer)  # what was wrong: the time-out says nothing of it
@@ -240,13 +241,13 @@ class TransactionalSink:
                 hear(producer)
 
     def close(self, deadline: Deadline) -> None:
-        """What is open was not committed in time, and must not hold up who reads the topics."""
+        """Abort an open transaction: it was not committed in time, and must not hold up readers of the topics."""
         self._messages, self._begun = [], []
         self._roll_back("there was no time to commit it", deadline)
         self._producer = None
 
     def _roll_back(self, why: str, deadline: Deadline) -> None:
-        """End a transaction that is open with nothing, or else its producer: the next one's start ends it."""
+        """Abort an open transaction. If that fails, end its producer; the start of the next one aborts it."""
         if self._open_since is None:
             return
         self._open_since, self._sent = None, 0
@@ -260,7 +261,7 @@ class TransactionalSink:
             self._disturbed = True
 
     def _failed(self, producer: Any, error: KafkaError, took_s: float, deadline: Deadline) -> NoReturn:
-        """Turn what a transactional call said into what to do about it. Always raises."""
+        """Turn the error of a transactional call into the reaction to it. Always raises."""
         said = f"transaction: {error.str()}"
         soon = took_s < self._timeout_s  # later, the broker may have timed it out
         if error.code() == KafkaError._FENCED and soon and self._rivals.fenced(self._clock.now()):
@@ -272,7 +273,7 @@ class TransactionalSink:
         raise Unclear(said)
 
     def _cure(self, code: int, deadline: Deadline) -> str:
-        """What a person can mend, by name; nothing for what time may."""
+        """The name of what a person can mend; empty when time may mend it."""
         group = self._config.get("client.id", "")
         if code == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
             return needs("WRITE", "transactional id", f"{self._config['transactional.id']} (or the prefix {group}.)")
@@ -281,7 +282,7 @@ class TransactionalSink:
         generic = CURES.get(code, "")
         if code not in DELIVERY or (deadline.passed() and generic and not self._missing):
             return generic
-        # Who waits for the commit may give it up before the broker has said; then the next one need not ask.
+        # A caller may give up its wait for the commit before the broker has answered; then the next call need not ask.
         if not self._missing:
             topics = sorted({message.topic for message in self._begun})
             self._missing = self._forbidden(self._config, topics, min(ASK_S, deadline.left(at_least=0.5)))

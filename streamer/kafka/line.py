@@ -1,7 +1,7 @@
-"""What happened on a producer's connections, as its client counts it.
+"""The state of a producer's connections, from the statistics of its client.
 
-librdkafka sends a request again when its answer was lost, inside a call that then succeeds, and reports nothing of a
-coordinator's connection (2.16). Its statistics count it: `disconnects` and `req_timeouts` of each broker.
+When an answer is lost, librdkafka (2.16) repeats the request inside a call that then succeeds, and reports nothing of a
+coordinator's connection. Only its statistics count it: `disconnects` and `req_timeouts` of each broker.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from confluent_kafka import KafkaException
 from streamer.clock import Clock
 
 EVERY_MS = 200
-"""How often the client tells. Told lies in memory until somebody asks, so it costs the formatting alone."""
+"""How often the client emits statistics. They stay in memory until they are asked for, so they cost only the
+formatting."""
 WAIT_S = 5 * EVERY_MS / 1000
-"""A client that says nothing for so long is not believed in."""
+"""A client that emits no statistics for this long is not trusted."""
 LOOK_S = 0.02
 RETRY_MS = 100
-"""How long the client rests, less a fifth at most, before it sends a request again whose answer was lost."""
+"""How long the client waits before it repeats a request without an answer (less a fifth at most)."""
 RETRY_MAX_MS = 1000
 SHORTEST_REST = 0.75
 STUMBLES = (AttributeError, SystemError)
-"""confluent-kafka 2.16 raises them out of any call that serves callbacks, when it hears of a fatal error and has
-something to log at once: `Logger has no attribute log`. They say nothing of what became of the call."""
+"""confluent-kafka 2.16 raises these from any call that serves callbacks, when a fatal error arrives together with
+something to log: `Logger has no attribute log`. They do not say whether the call succeeded."""
 
 
 def hear(producer: Any) -> None:
-    """Let a producer tell what it has to tell. If that fails, whoever uses it next is told why."""
+    """Serve the callbacks of a producer. If that fails, the next call of the producer says why."""
     with suppress(KafkaException, *STUMBLES):
         producer.poll(0)
 
 
 class Broker(msgspec.Struct):
-    """Of one connection, since the client was made."""
+    """Counts of one connection, since the client was made."""
 
     disconnects: int = 0
     req_timeouts: int = 0
@@ -55,11 +56,11 @@ class Line:
         self._said: str | bytes = b"{}"
 
     def told(self, said: str) -> None:
-        """Keep what the client said last."""
+        """Keep the latest statistics."""
         self._said = said
 
     def held(self, producer: Any, since: float, clock: Clock) -> bool:
-        """Whether nothing was lost on it, up to this moment of the clock at least. Waits for the client to say so."""
+        """Whether no connection was lost up to this moment. Waits until the statistics cover it."""
         until = clock.now() + WAIT_S
         while clock.now() < until:
             try:

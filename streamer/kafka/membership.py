@@ -1,9 +1,8 @@
-"""Is this replica a member of its group, when its client says nothing of it?
+"""Whether a replica without partitions is a member of its group; its client does not say.
 
-The client tells of partitions that come and go. To a member that gets none it says nothing (KIP-848), and one was seen
-that did not join for five minutes (librdkafka 2.16). The admin client, which could ask the group itself, is no way out:
-when a coordinator dies under its question it ends the process (`eonce->refcnt > 0`, seen with three brokers).
-"""
+The client reports partitions that come and go. It reports nothing to a member that gets none (KIP-848), and one was
+seen that did not join for five minutes (librdkafka 2.16). The admin client could ask the group, but it ends the process
+when a coordinator dies during its question (`eonce->refcnt > 0`, seen with three brokers)."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ log = structlog.get_logger(__name__)
 
 ASK_EVERY_S = 10.0
 STRAYS_MAX = 6
-"""So often in a row: a rebalance may take its time; an operator's patience is no longer than a minute."""
+"""Tries in a row: a rebalance may take a while, but an operator waits no longer than a minute."""
 
 
 class Membership:
-    """What a replica without partitions may think of that. Costs nothing while it has some."""
+    """Watches a replica that has no partitions. Costs nothing while it has some."""
 
     def __init__(self, consumer: Any, topic: str, group: str, clock: Clock) -> None:
         self._consumer = consumer
@@ -36,13 +35,13 @@ class Membership:
         self._spare = False
 
     def serves(self) -> None:
-        """It has partitions."""
+        """Note that the replica has partitions."""
         self._ask_at = None
         self._strays, self._spare = 0, False
 
     def spare(self) -> bool:
-        """It has none; whether this is, for the first time since it has none, as it should be: the coordinator answers,
-        and the client has a member id. (With KIP-848 it makes one by itself, so that such a stray is not found out.)
+        """Note that the replica has no partitions. True once, when that is as it should be: the coordinator answers and
+        the client has a member id. (With KIP-848 the client makes the id itself, so a lost member is not found.)
 
         Raises:
             Temporary: the coordinator answers, and yet the group has not let this replica in for a minute.
@@ -68,7 +67,7 @@ class Membership:
         return False
 
     def _coordinated(self) -> bool:
-        """Whether the group's coordinator answers: other brokers may, while it is away and nobody can join."""
+        """Whether the group's coordinator answers. Other brokers may answer while it is away and no member can join."""
         try:
             self._consumer.committed([TopicPartition(self._topic, 0)], timeout=ANSWER_S)
         except KafkaException:

@@ -1,4 +1,4 @@
-"""What both sinks do with a producer of Kafka: settings, partitions, handing over, rolling back."""
+"""What both sinks share: the producer's settings, partitions, produce, abort."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamer.records import Message
 
 MakeProducer = Callable[[dict[str, Any]], Any]
 Told = Callable[[Message], Callable[[KafkaError | None, Any], None]]
-"""Gives for a message what is to be called about it."""
+"""Returns the delivery callback of a message."""
 
 COMMON: Mapping[str, str] = {
     "enable.idempotence": "true",
@@ -43,21 +43,22 @@ UNSENT = (
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 )
-"""What the client itself refuses, before anything is sent: no doubt about what happened."""
+"""Errors of the client itself, before anything is sent: they leave no doubt about what happened."""
 POLL_S = 0.05
 
 
 class Partitions:
-    """Folds source partitions onto a topic's: equal counts keep the number, so order holds even without keys
-    and a join downstream finds equal partitions. A count is kept, so that a key never moves in mid-run."""
+    """Maps source partitions to those of a topic, modulo its count. With equal counts the number stays, so order holds
+    even without keys and a downstream join finds equal partitions. A count is asked once: a key never moves in a
+    run."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._there: set[str] = set()
 
     def doubt(self) -> None:
-        """Ask again whether the topics are there: a new producer would wait for one that was deleted, and say only
-        that it ran out of time."""
+        """Ask again whether the topics exist: a new producer would wait for a deleted topic and report only a
+        timeout."""
         self._there.clear()
 
     def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
@@ -97,7 +98,7 @@ def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
 def produce(
     producer: Any, messages: deque[Message], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
 ) -> None:
-    """Hand messages to the client, in order, and take them out; `told` hears of those that it cannot deliver.
+    """Hand messages to the client, in order, and remove them; `told` makes the callback of a delivery that fails.
 
     Raises:
         Wait: its queue is full and stays full.
@@ -127,7 +128,7 @@ def without(messages: Iterable[Message], partitions: Iterable[int]) -> list[Mess
 
 
 def cure_of(error: KafkaError, topic: str) -> str:
-    """What a person can mend, for a message to this topic."""
+    """The cure that a person can apply, for a message to this topic; empty when there is none."""
     if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return needs("WRITE", "topic", topic)
     return CURES.get(error.code(), "")

@@ -1,4 +1,4 @@
-"""A source that ends: of each partition the records before an offset."""
+"""A source that ends: it reads the records of each partition before an offset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Span(Protocol):
     """A range that a worker answers and then ends."""
 
     ends: Positions
-    """Of each partition the first offset beyond it."""
+    """The first offset beyond the range, by partition."""
 
     def watch(self, stop: Callable[[], None]) -> None:
         """Wait until the range is answered, on a thread of its own, and stop the worker."""
 
 
 class RangedSource(KafkaSource):
-    """Reads as `KafkaSource` does, and stops where `ends` says. Who asks for more gets nothing."""
+    """Reads as `KafkaSource` does, and returns no record from `ends` on."""
 
     def __init__(self, client: Mapping[str, str], topic: str, ends: Positions) -> None:
         super().__init__(client, topic, "earliest")

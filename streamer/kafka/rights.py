@@ -1,6 +1,6 @@
-"""Who is refused, and why, in the words of who can mend it: a right that is missing, a password, a certificate.
+"""Why the broker refuses a client, in words for the person who can mend it: a missing right, a password, a certificate.
 
-What the client says names neither the right nor the file; so a refused reader or writer asks the broker and says it.
+The client's error names neither the right nor the file. So a refused reader or writer asks the broker and names it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GRANT = "grant it to this user (deploy/acls.sh lists every right)"
 NO_TOPIC = "make the topics: streamer topics apply"
 TOKEN = ("OAUTHBEARER token", "OIDC token")
 PASSING = ("Local: ", "Disconnected", "timed out", "Timed out")
-"""A broker that goes away in the middle of saying who one is, is no refusal."""
+"""A connection that is lost during authentication is no refusal."""
 OF_CERTIFICATES = (
     "bad certificate",
     "certificate",
@@ -31,29 +31,29 @@ OF_CERTIFICATES = (
 """Alerts of TLS (RFC 8446, 6.2) that time does not cure, as OpenSSL writes them."""
 PROBE_S = 2.0
 ANSWER_S = 1.0
-"""How long a broker that is well may take for a small answer."""
+"""How long a healthy broker may take for a small answer."""
 SILENT_S = 10.0
-"""Refused by one broker, and nothing heard from any for so long: nobody lets us in."""
+"""When one broker has refused us and none has answered for this long, the refusal is final."""
 DOUBT_S = 5.0
-"""So long without a word from any, and it is time to ask for one: a topic may just be idle."""
+"""After this long without an answer, ask for one: the topic may just be idle."""
 STANDS_S = 60.0
-"""A refusal that is not repeated for so long stands no more: the client connects again every 10 s, and says the same
-once in 30 s."""
+"""A refusal that is not repeated for this long no longer counts: the client connects again every 10 s, and reports the
+same error once in 30 s."""
 
 Forbidden = Callable[[Mapping[str, Any], Sequence[str], float], str]
-"""Which right to write to these topics is missing; nothing when that is not what is wrong."""
+"""Returns which right to write to these topics is missing; empty when none is."""
 
 
 def needs(operation: str, resource: str, name: str) -> str:
-    """What to grant."""
+    """The ACL to grant, in words."""
     return f"needs {operation} on {resource} {name}; {GRANT}"
 
 
 def forbidden(config: Mapping[str, Any], topics: Sequence[str], timeout_s: float, operation: str = "WRITE") -> str:
-    """Which of `topics` do not allow `operation` to the client of `config`, as the broker sees it; nothing when all do,
-    or it does not say within `timeout_s` for all of them.
+    """Which of `topics` do not allow `operation` to the client of `config`, by the broker's word. Empty when all do, or
+    when the broker does not answer within `timeout_s`.
 
-    A failed delivery does not say which topic was refused, and a callback for each message would cost too much.
+    A failed delivery does not name the refused topic, and a callback for each message would cost too much.
     """
     if not topics:
         return ""
@@ -90,7 +90,7 @@ def answers(client: Any, topic: str) -> bool:
 
 
 class Refusal:
-    """What one broker has against a client that others let in: fatal only when none of them is heard any more."""
+    """The refusal of one broker while others admit the client: fatal only when no broker answers any more."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -114,8 +114,8 @@ class Refusal:
         return self._stands() and self._clock.now() - self._silent_since >= DOUBT_S
 
     def final(self) -> str | None:
-        """What is wrong and the cure, when nobody lets us in any more. A refusal from before a broker was last heard
-        may be mended since; one that lasts is said again."""
+        """What is wrong and the cure, when no broker admits us any more. A refusal from before the last answer of a
+        broker may have been mended since; one that lasts is reported again."""
         silent = self._said_at >= self._silent_since and self._clock.now() - self._silent_since >= SILENT_S
         return self._why if silent and self._stands() else None
 
@@ -124,12 +124,12 @@ class Refusal:
 
 
 def is_token(said: str) -> bool:
-    """Whether it is the token server that refuses, or does not answer: who has a token can go on for a while."""
+    """Whether the token server refuses or does not answer: a client that has a token can go on for a while."""
     return any(word in said for word in TOKEN)
 
 
 def refused(said: str, client: Mapping[str, Any]) -> str | None:
-    """What is wrong with who we say we are, or with who the broker is, and the cure; None when it is something else.
+    """What is wrong with our credentials, or with the broker's certificate, and the cure; None for any other error.
 
     `said` is the text of librdkafka's error, `client` its settings.
     """
@@ -155,7 +155,7 @@ def refused(said: str, client: Mapping[str, Any]) -> str | None:
 
 
 def _why_not_verified(said: str, client: Mapping[str, Any]) -> str:
-    """librdkafka does not tell an unknown authority from a wrong name: look at the certificate again."""
+    """librdkafka does not distinguish an unknown authority from a wrong name: check the certificate again."""
     host, _, port = said.partition("://")[2].partition("/")[0].rpartition(":")
     cure = "set ssl.ca.location to the authority that signed it, and kafka.bootstrap_servers to a name that is in it"
     try:

@@ -30,9 +30,10 @@ log = structlog.get_logger(__name__)
 MakeConsumer = Callable[..., Any]
 COMMITTED_TIMEOUT_S = 5.0
 PLACE_EVERY_S = 2.0
-"""How often a group is asked for positions that it has not said; for `ANSWER_S`, as nothing else goes on meanwhile."""
+"""How often a group is asked for an offset that it has not told. A question waits `ANSWER_S` at most, because nothing
+else goes on meanwhile."""
 NOWHERE = 2**63 - 1
-"""Where a partition is read from whose position is not known: nothing that comes of it is taken."""
+"""The offset of a partition that may not be read yet: every record of it is dropped."""
 CAPTURE_EVERY_S = 0.05
 
 
@@ -194,7 +195,7 @@ class KafkaSource:
         return records
 
     def _notice(self, message: Any) -> None:
-        """What comes instead of a record: the end of a partition, a missing position, or a failure."""
+        """Handle a message that is no record: the end of a partition, a missing offset, or an error."""
         # What is said of the group has no topic, whatever its partition looks like; of a topic that may not be read,
         # no partition.
         of_partition = message.topic() is not None and message.error().code() != KafkaError.TOPIC_AUTHORIZATION_FAILED
@@ -206,7 +207,7 @@ class KafkaSource:
             self._complain(message.error())
 
     def _complain(self, error: KafkaError) -> None:
-        """Raise for what only a person can mend; the rest the client mends itself."""
+        """Raise for an error that only a person can mend; the client recovers from the rest."""
         kind, cure = FATAL.get(error.code(), (None, ""))
         if kind is not None:
             cure = cure.format(topic=self._topic, group=self._client.get("group.id"))
@@ -216,10 +217,10 @@ class KafkaSource:
         log.warning("consumer", error=error.str())
 
     def _on_error(self, error: KafkaError | None) -> None:
-        """What the client says outside of any call. Who is refused at the start would be refused for ever. Who was let
-        in goes on while any broker lets it: one of them may have a bad certificate. And a member goes on with the token
-        that it has, while the token server is away."""
-        if error is None:  # the client has no words for some fatal errors; whoever calls it next is told
+        """Handle an error outside of any call. A refusal at the start is final. A client that was admitted goes on
+        while any broker admits it: one of them may have a bad certificate. And a member goes on with its token while
+        the token server is away."""
+        if error is None:  # the client has no error object for some fatal errors; its next call raises
             return
         why = refused(error.str(), self._client)
         if why is None or (is_token(error.str()) and self._joined):
@@ -231,7 +232,7 @@ class KafkaSource:
             self._failure = Unreachable(f"cannot read {self._topic}: {why}")
 
     def _heed_refusal(self) -> None:
-        """Raise when one broker has refused us and none has been heard since, though asked: that is no idle topic."""
+        """Raise when one broker has refused us and none has answered a question since: the topic is not merely idle."""
         if self._refusal.doubtful():
             if answers(self._consumer, self._topic):
                 self._refusal.heard()
@@ -241,11 +242,12 @@ class KafkaSource:
             raise Unreachable(f"cannot read {self._topic}: {why}")
 
     def _place(self) -> None:
-        """Find out where to read partitions whose position was not to be learnt on assignment.
+        """Find out where to read partitions whose offset was not known on assignment.
 
-        An open transaction may hide it, whose owner may yet commit it. Left to the client (librdkafka 2.16), such a
-        position is taken for none when partitions move while it asks, and asked for no more when its coordinator dies
-        then. And nothing but a callback may assign: the client takes it for the answer to one that it has queued."""
+        An open transaction may hide the committed offset, and its owner may yet commit. The client (librdkafka 2.16)
+        takes such an offset for none when partitions move while it asks, and stops asking when the coordinator dies
+        then. Only a callback may assign: the client takes any other assignment for the answer to a callback in its
+        queue."""
         self._place_at = self._clock.now() + PLACE_EVERY_S
         try:
             if self._start == OFFSET_END and 0 in self._unplaced:
@@ -265,7 +267,7 @@ class KafkaSource:
 
     def _starts(self, partitions: Sequence[int], timeout_s: float) -> Positions:
         """Where to read: from the committed offset of the group; without one, from the beginning of the partition. A
-        partition is absent while the group is to begin at the ends of its topic and has not done so yet.
+        partition is absent as long as a group that begins at the ends of its topic has not committed them.
 
         The replica of partition 0 commits the ends of all partitions at once (`_begin_at_ends`). So a partition that
         has no committed offset, in a group that has one for partition 0, was added later: nothing in it is older."""

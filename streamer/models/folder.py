@@ -6,9 +6,9 @@ A version is one folder, written once and never changed:
     <models.dir>/<name>/<version>/model.toml          what is known of them, and the sha256 of every other file
     <models.dir>/<name>/<version>/model.sig           optional: the ed25519 signature of model.toml, 64 bytes
 
-Nothing is parsed before it is verified, and what is parsed are the very bytes that were hashed, so that a file
-swapped in between cannot slip in. Folder and files are opened once each, and never through a link. Weights are
-safetensors alone: reading them cannot run code.
+Nothing is parsed before it is verified. The parser gets the very bytes that were hashed, so a file that is swapped in
+between cannot slip in. Folder and files are opened once each, and never through a link. Weights are safetensors alone:
+reading them cannot run code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Model:
         """The weights by name, on the CPU; empty for a worker without files.
 
         Raises:
-            BadConfig: the bytes are the ones that were trained, yet no safetensors file.
+            BadConfig: the bytes are those that were trained, but no safetensors file.
         """
         if not self._weights:
             return {}
@@ -96,7 +96,7 @@ class Model:
             raise BadConfig(f"{self}: [parameters] do not fit this worker: {_first(error)}") from error
 
     def fill(self, network: torch.nn.Module) -> None:
-        """Copy the weights into a network, which decides the type (half on disk, single in memory).
+        """Copy the weights into a network. The network decides the type (half on disk, single in memory).
 
         Raises:
             BadConfig: names or shapes differ.
@@ -139,7 +139,7 @@ def write(
     tensors: Mapping[str, torch.Tensor],
     files: Mapping[str, bytes],
 ) -> Path:
-    """Write the next version of a model and return its folder; it appears whole or not at all."""
+    """Write the next version of a model and return its folder. The folder appears whole or not at all."""
     home = models_dir / description.name
     home.mkdir(parents=True, exist_ok=True)
     there = _versions(os.listdir(home))
@@ -163,7 +163,7 @@ def write(
 
 
 def pin(folder: Path) -> None:
-    """Write the manifest of an older version again, with what its weights hold; the weights stay as they are.
+    """Write the manifest of an older version again and add what its weights hold. The weights stay as they are.
 
     Raises:
         BadConfig: the weights are not those of the manifest, or no safetensors file.
@@ -181,14 +181,14 @@ def pin(folder: Path) -> None:
         raise BadConfig(f"{folder} cannot be pinned: {error}; train the model again") from error
     _verify(folder / WEIGHTS, weights, manifest.sha256)
     _put(folder / MANIFEST, manifests.toml(manifest).encode())
-    (folder / SIGNATURE).unlink(missing_ok=True)  # it was that of the old manifest
+    (folder / SIGNATURE).unlink(missing_ok=True)  # it signs the old manifest
 
 
 def sign(models_dir: Path, model: Model, private_key: Path) -> Path:
-    """Sign a verified version; the file of the signature.
+    """Sign a verified version, and return the file of the signature.
 
     Raises:
-        BadConfig: the key is none, or the manifest has changed since it was verified.
+        BadConfig: the key is not usable, or the manifest has changed since it was verified.
     """
     folder = models_dir / model.name / model.version
     with _opened(folder, os.O_DIRECTORY) as at:
@@ -302,7 +302,7 @@ def _manifest(text: bytes, folder: Path) -> Manifest:
 
 
 def _older(error: ValidationError) -> bool:
-    """Whether nothing is wrong but that the manifest does not say what the weights hold."""
+    """Whether the only fault is that the manifest does not say what the weights hold."""
     return all(part["type"] == "missing" and part["loc"][0] in ("header_bytes", "tensors") for part in error.errors())
 
 

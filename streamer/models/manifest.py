@@ -1,8 +1,8 @@
-"""What a model folder says of itself, and whether its weights are that: nothing in here trusts its input.
+"""What a model folder says of itself, and whether its weights agree. Nothing in here trusts its input.
 
 `model.toml` pins every byte beside it (sha256), and says once more what the weights hold: names, shapes and types of
-the tensors and the size of their header. So a file that some other tool wrote is refused with a clear reason, and the
-parser of safetensors only ever sees a header that has been read and compared before.
+the tensors and the size of their header. So a file that another tool wrote is refused with a clear reason. The parser
+of safetensors only ever sees a header that has been read and compared before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIGNATURE = "model.sig"
 NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 VERSION = r"^v[1-9][0-9]{0,8}$"
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
-"""What is, or may hold, a pickle: reading one runs the code in it."""
+"""Files that are a pickle, or may hold one: reading a pickle runs the code in it."""
 
 HEADER_MAX = 1 << 20
 WEIGHTS_MAX = 16 << 30
@@ -64,7 +64,7 @@ class Tensor(BaseModel):
 
 
 class Description(BaseModel):
-    """What training knows of a model: `parameters` are the sizes that rebuild its network."""
+    """What training says of a model: `parameters` are the sizes that rebuild its network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,8 +80,7 @@ class Description(BaseModel):
 class Manifest(Description):
     """The whole of `model.toml`: the description, and what pins the files beside it.
 
-    `sha256`, `bytes`, `header_bytes` and `tensors` are those of the weights, `files` maps every further file to its
-    sha256.
+    `sha256`, `bytes`, `header_bytes` and `tensors` describe the weights; `files` maps every further file to its sha256.
     """
 
     version: Annotated[str, StringConstraints(pattern=VERSION)]
@@ -108,7 +107,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def pickled(names: Sequence[str]) -> list[str]:
-    """Those names that a pickle may stand behind."""
+    """The names of files that may be pickles."""
     return [name for name in names if name.lower().endswith(PICKLES)]
 
 
@@ -134,10 +133,10 @@ def table(text: bytes) -> dict[str, Any]:
 
 
 def header_bytes(weights: bytes) -> int:
-    """How long a safetensors file says its header is.
+    """The length that a safetensors file states for its header.
 
     Raises:
-        ValueError: longer than the file, or than any header of ours.
+        ValueError: it is zero, or longer than the file, or than any header of ours.
     """
     claimed = int.from_bytes(weights[:8], "little")
     if not 0 < claimed <= min(HEADER_MAX, len(weights) - 8):
@@ -146,11 +145,11 @@ def header_bytes(weights: bytes) -> int:
 
 
 def header(weights: bytes) -> dict[str, Tensor]:
-    """What a safetensors file says it holds, its own parser not asked.
+    """What a safetensors file says it holds, read without the parser of safetensors.
 
     Raises:
-        ValueError: it is none: the header is no JSON of its kind, or the tensors overlap, leave a gap or do not fill
-            the file.
+        ValueError: it is no such file: the header is no JSON of its kind, or the tensors overlap, leave a gap or do not
+            fill the file.
     """
     length = header_bytes(weights)
     try:
@@ -180,7 +179,7 @@ def header(weights: bytes) -> dict[str, Tensor]:
 
 
 def compare(weights: bytes, manifest: Manifest) -> None:
-    """See that the weights hold exactly what the manifest says.
+    """Check that the weights hold exactly what the manifest says.
 
     Raises:
         ValueError: the first difference.

@@ -39,7 +39,7 @@ def sign(text: bytes, private_key: Path) -> bytes:
 
 
 def verify(text: bytes, signature: bytes, public_keys: Path) -> bool:
-    """Whether one of the public keys in a PEM file signed `text`. Several may stand in it, the old and the new.
+    """Whether one of the public keys in a PEM file signed `text`. The file may hold several, the old and the new.
 
     Raises:
         BadConfig: the file holds no public ed25519 key, or something else too.

@@ -1,10 +1,12 @@
 """AES-256-GCM of personal data: tagged fields on their way to a worker, dead letters on their way out.
 
 In JSON an encrypted value is an object of one text, `{"enc": "enc:1:<key id>:<base64 of nonce, ciphertext, tag>"}`,
-whatever type it had: no field takes it for a value but a mapping, so a worker without the keys refuses it instead of
-answering ciphertext, and no text that a customer writes can pass for it. A whole record is `enc:1:<key id>:<bytes>`,
-which no JSON begins with. What is authenticated beside the value is where it stands: topic, class of the event,
-path of the field. So an encrypted value that is moved elsewhere, or changed by a bit, does not open.
+whatever type the value had. Only a mapping field takes such an object for a value, so a worker without the keys
+refuses it instead of answering ciphertext. No text that a customer writes can pass for it. A whole record is
+`enc:1:<key id>:<bytes>`; no JSON begins like that.
+
+The place of a value is authenticated with it: topic, class of the event, path of the field. So an encrypted value that
+is moved elsewhere, or changed by a bit, does not open.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from streamer.privacy.pii import Path
 WORD = "enc"
 PREFIX = "enc:1:"
 INSIDE = b'"enc:1:'
-"""What the JSON of an event with an encrypted field holds somewhere."""
+"""The JSON of an event with an encrypted field holds this somewhere."""
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 FILE_BYTES_MAX = 65_536
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,8 +44,8 @@ NEW_KEY = 'echo "2026-11 $(openssl rand -base64 32)" >> keys && chmod 600 keys'
 class Keyring:
     """Keys by their ids: `active` encrypts, all of them decrypt.
 
-    Nonces are random, so one key is good for 2^32 values (NIST SP 800-38D, 8.3), a record of five tagged fields
-    being five: add the next key well before.
+    Nonces are random, so one key is good for 2^32 values (NIST SP 800-38D, 8.3). A record of five tagged fields counts
+    as five. Add the next key well before the limit.
     """
 
     def __init__(self, active: str, keys: Mapping[str, bytes]) -> None:
@@ -62,10 +64,10 @@ class Keyring:
         return nonce + self._keys[self.active].encrypt(nonce, plain, where)
 
     def open(self, key_id: str, sealed: bytes, where: bytes) -> bytes:
-        """What was sealed.
+        """The sealed value.
 
         Raises:
-            Reject: there is no such key, or this is not what was sealed here.
+            Reject: there is no such key, or this value was not sealed for this place.
         """
         key = self._keys.get(key_id)
         if key is None:
@@ -77,7 +79,7 @@ class Keyring:
 
 
 def load(path: FilePath) -> Keyring:
-    """Read a keyring: a line a key, `<id> <32 bytes as base64>`, the first one active; `#` begins a comment.
+    """Read a keyring. Each line is a key, `<id> <32 bytes as base64>`; the first is active, and `#` begins a comment.
 
     Raises:
         BadConfig: it cannot be read, others may read it, or a line is wrong; the message holds no key.
@@ -99,7 +101,7 @@ def load(path: FilePath) -> Keyring:
             key_id, key = _key(words, f"encryption.keys_file {path}, line {number}")
             if key_id in keys:
                 raise BadConfig(
-                    f"encryption.keys_file {path}, line {number}: this id is there already; ids stay unique"
+                    f"encryption.keys_file {path}, line {number}: this id is there already; give each key its own id"
                 )
             keys[key_id] = key
     if not keys:
@@ -108,7 +110,7 @@ def load(path: FilePath) -> Keyring:
 
 
 def cipher(path: FilePath | None, event: type[Event], topic: str) -> Cipher | None:
-    """The cipher of a topic with the keys of a file; None where none is set.
+    """The cipher of a topic with the keys of a file; None where no file is set.
 
     Raises:
         BadConfig: as `load`.
@@ -134,10 +136,10 @@ class Cipher:
         return _dump(pii.replaced(json.loads(value), self._tags, self._seal_field))
 
     def open(self, value: bytes) -> bytes:
-        """The record as it was before it was encrypted, whole or in fields; as it is where nothing is encrypted.
+        """The record as it was before it was encrypted, whole or in fields. A plain record stays as it is.
 
         Raises:
-            Reject: something in it does not open.
+            Reject: a part of it does not decrypt.
         """
         while value.startswith(PREFIX.encode()):
             value = self._open_whole(value)
@@ -145,11 +147,11 @@ class Cipher:
             return value
         try:
             return _dump(pii.replaced(json.loads(value.decode()), self._tags, self._open_field))
-        except (ValueError, RecursionError):  # whoever reads it will say what is wrong
+        except (ValueError, RecursionError):  # the reader of the value will say what is wrong
             return value
 
     def seal(self, value: bytes) -> bytes:
-        """A whole record, encrypted; as it is if it was."""
+        """A whole record, encrypted. A record that is encrypted already stays as it is."""
         if value.startswith(PREFIX.encode()):
             try:
                 self._open_whole(value)
@@ -162,7 +164,7 @@ class Cipher:
     def _open_whole(self, value: bytes) -> bytes:
         key_id, colon, sealed = value[len(PREFIX) :].partition(b":")
         if not colon:
-            raise Reject(Reason.NOT_DECRYPTED, f"the value: begins with {PREFIX} and is no encrypted record")
+            raise Reject(Reason.NOT_DECRYPTED, f"the value: begins with {PREFIX} but is no encrypted record")
         try:
             return self._keyring.open(key_id.decode(errors="replace"), sealed, self._where(None))
         except Reject as error:
@@ -183,7 +185,7 @@ class Cipher:
         except Reject as error:
             raise Reject(error.reason, f"{where}: {error.message}") from None
         except ValueError:
-            raise Reject(Reason.NOT_DECRYPTED, f"{where}: what is encrypted is no base64") from None
+            raise Reject(Reason.NOT_DECRYPTED, f"{where}: the encrypted text is no base64") from None
 
     def _where(self, path: Path | None) -> bytes:
         return (self._place + json.dumps(path)).encode()
@@ -198,7 +200,7 @@ def is_sealed(value: Any) -> bool:
 
 
 def holds_sealed(value: bytes) -> bool:
-    """Whether a record, or a value in its JSON, is encrypted: why it cannot be read, where nothing opens it."""
+    """Whether a record, or a value in its JSON, is encrypted: then it cannot be read unless something decrypts it."""
     if value.startswith(PREFIX.encode()):
         return True
     if INSIDE not in value:

@@ -1,4 +1,4 @@
-"""Personal data: what of a value may be shown, and what may be said of an error that quotes one.
+"""Personal data: which parts of a value may be shown, and what may be said of an error that quotes one.
 
 The tags are on the models (`schemas.Pii`). Nothing that is tagged goes to a log, a metric, a header or a terminal.
 """
@@ -18,7 +18,7 @@ from streamer.errors import StreamerError
 NOT_SAID = "(text not shown: it may quote an event)"
 
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid", "uuid_parsing", "bytes_invalid_encoding"}
-"""Errors of pydantic whose text has something of the event in it, or the text of a model's own validator."""
+"""Errors of pydantic whose text may quote the event, or is the text of a model's own validator."""
 KINDS = frozenset(get_args(ErrorType))
 PLAIN = KINDS - QUOTING
 
@@ -27,7 +27,7 @@ Path = tuple[str | int, ...]
 
 
 def replaced(value: Any, tags: Sequence[Tags], change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
-    """A JSON value with each tagged part changed; of tagged parts within tagged parts only the outermost."""
+    """A JSON value with each tagged part changed. Where tagged parts are nested, only the outermost is changed."""
     if not tags:
         return value
     if any(one.here for one in tags):
@@ -40,8 +40,8 @@ def replaced(value: Any, tags: Sequence[Tags], change: Callable[[Path, Any], Any
 
 
 def shown(value: Any, tags: Sequence[Tags]) -> Any:
-    """A JSON value as a terminal may show it. What the model does not know may be anything, so it is hidden too: a
-    misspelt name does not make a text harmless."""
+    """A JSON value as a terminal may show it. A field that the model does not know may hold anything, so it is hidden
+    too: a misspelt name does not make a text harmless."""
     if not tags or any(one.here for one in tags):
         return HIDDEN
     if isinstance(value, dict):
@@ -52,8 +52,8 @@ def shown(value: Any, tags: Sequence[Tags]) -> Any:
 
 
 def described(error: ValidationError, names: frozenset[str], problems_max: int = 1) -> str:
-    """What is wrong with an event, without anything of it. `names` are those of the model's fields: what else stands
-    in the place of one is the producer's own text, an extra key or the key of a mapping."""
+    """What is wrong with an event, without any of its content. `names` are the names of the model's fields. Any other
+    name is the producer's own text, an extra key or the key of a mapping, so it becomes `*`."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     told = []
     for one in found[:problems_max]:
@@ -65,7 +65,7 @@ def described(error: ValidationError, names: frozenset[str], problems_max: int =
 
 
 def said(error: BaseException) -> str:
-    """The text of an error as a log may have it. Ours quote no event; of others nobody knows."""
+    """The text of an error as a log may have it. Our errors quote no event; what others quote nobody knows."""
     if isinstance(error, StreamerError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

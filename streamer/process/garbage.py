@@ -1,9 +1,8 @@
 """Memory: Python's garbage collector, run when it costs least, and the C library's, kept in one place.
 
-Tens of thousands of live objects are in flight, none in cycles. By default Python walks them all again and again: a
-quarter of the CPU per event of a small model, and pauses of 30 ms. What does leave cycles (exceptions, a worker's own
-code) is little, and can wait for a moment with nothing in flight, or a minute.
-"""
+Tens of thousands of live objects are in flight, none in cycles. By default Python walks them again and again: a quarter
+of the CPU per event of a small model, and pauses of 30 ms. Exceptions and a worker's own code leave few cycles; these
+can wait for a moment with nothing in flight, or a minute."""
 
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ M_ARENA_MAX, ARENAS = -8, 2
 
 
 def few_arenas() -> None:
-    """Have glibc serve all threads from two pools of memory, not from eight a core: each new producer's threads would
-    take others of them, and what one has once needed it keeps. To be called while there are few threads, as later it
-    is not heeded; elsewhere than on glibc it does nothing."""
+    """Have glibc serve all threads from two memory pools instead of eight a core: the threads of each new producer
+    would take other pools, and a pool keeps the memory that it once needed. Call it while there are few threads; later
+    glibc ignores it. Without glibc it does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:
-    """Have glibc return to the system what is free, in the middle of its pools too: by itself it returns ends, and
-    a worker would keep what its largest backlog once took. Elsewhere it does nothing."""
+    """Have glibc return free memory to the system, in the middle of its pools too. By itself glibc returns only their
+    ends, and a worker would keep the memory of its largest backlog. Without glibc it does nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -49,13 +48,13 @@ class LeaveGarbage:
 
 
 class QuietCollector:
-    """Switches the automatic collector off and collects by itself, rarely; then memory that is free is given back."""
+    """Switches the automatic collector off and collects rarely; then it gives free memory back."""
 
     def __init__(self) -> None:
         self._collected = 0.0
 
     def start(self) -> None:
-        """What is alive now (modules, the model) stays, and is not looked at again."""
+        """Objects that are alive now (modules, the model) stay, and are not walked again."""
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -1,9 +1,8 @@
 """A stable name for this replica: the first free number on this host, held by a file lock.
 
-The transactional id is made of it. Stable, because a successor of the same id ends a dead process's open
-transaction at once instead of after its timeout; unique, because two of one id fence each other. The kernel
-gives the lock back whatever kills the process.
-"""
+It is part of the transactional id. It is stable, because a successor with the same id ends the open transaction of a
+dead process at once instead of after its timeout. It is unique, because two processes with one id fence each other. The
+kernel releases the lock whatever kills the process."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ SLOTS_MAX = 256
 
 
 def file(group: str, name: str) -> Path:
-    """Where what a replica keeps on this host lies: of this user alone, and the same after a restart.
+    """The path of a file that a replica keeps on this host: readable by this user only, and the same after a restart.
 
     Raises:
-        OSError: the folder cannot be made, or is somebody else's.
+        OSError: the folder cannot be made, or belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"streamer-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

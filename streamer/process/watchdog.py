@@ -1,7 +1,7 @@
 """Ends the process when its loop does not turn, with the stack of every thread on stderr.
 
 A loop can be stuck where no Python runs: in a call of the worker that keeps the interpreter (a regular expression that
-backtracks for ever). So the watch is kept by a thread of `faulthandler` in C, which needs no interpreter.
+backtracks for ever). So a thread of `faulthandler` in C keeps watch; it needs no interpreter.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import faulthandler
 from contextlib import suppress
 
 EVERY_S = 1.0
-"""How often the time is set anew: that costs a thread."""
+"""How often the timer is set again: each time costs a thread."""
 
 
 class Watchdog:
-    """Bites, with exit status 1, when `beat` is not called for `timeout_s`."""
+    """Ends the process with exit status 1 when `beat` is not called for `timeout_s`."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -28,5 +28,5 @@ class Watchdog:
                 faulthandler.dump_traceback_later(self._timeout_s, exit=True)
 
     def close(self) -> None:
-        """Nothing is watched any more."""
+        """Stop watching."""
         faulthandler.cancel_dump_traceback_later()

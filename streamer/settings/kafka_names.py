@@ -1,4 +1,4 @@
-"""Which of librdkafka's settings a user may pass through, and what may not be, with the reason.
+"""Which settings of librdkafka a user may pass through, and which not, with the reason.
 
 An allow-list: librdkafka has settings that load a library, run a shell command or replace the broker.
 """
@@ -24,8 +24,8 @@ REFUSED = {
     "transactional.id": "set kafka.slot",
     "client.id": "streamer sets it",
     "isolation.level": "streamer reads committed records only",
-    "enable.auto.commit": "streamer commits positions together with what they stand for",
-    "enable.auto.offset.store": "streamer commits positions together with what they stand for",
+    "enable.auto.commit": "streamer commits offsets together with the outcomes of their records",
+    "enable.auto.offset.store": "streamer commits offsets together with the outcomes of their records",
     "allow.auto.create.topics": "streamer topics apply makes topics",
     "enable.idempotence": "streamer's producers are always idempotent",
     "acks": "streamer's producers wait for all replicas",

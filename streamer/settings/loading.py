@@ -29,7 +29,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Layer(NamedTuple):
-    """What one place says, as nested tables."""
+    """The settings of one place, as nested tables."""
 
     origin: str
     values: dict[str, Any]
@@ -53,7 +53,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] = NOTHING) -> Se
 
 
 def layers(path: Path | None = None, overrides: Mapping[str, Any] = NOTHING) -> list[Layer]:
-    """What each place says, weakest first. `path` None looks in the usual places; none there is fine.
+    """What each place says, weakest first. `path` None looks in the usual places, where a file may be missing.
 
     Raises:
         BadConfig: the file cannot be read, or a STREAMER_ variable names no setting.
@@ -95,7 +95,7 @@ def shown(settings: Settings, stacked: Sequence[Layer]) -> list[Shown]:
 
 
 def client_config(settings: Settings) -> dict[str, str]:
-    """What every librdkafka client of ours begins with; a producer ignores the consumer's names among them."""
+    """The settings that every librdkafka client of ours begins with. A producer ignores the consumer's among them."""
     return {
         "bootstrap.servers": settings.kafka.bootstrap_servers,
         "enable.metrics.push": "false",  # librdkafka's default sends client metrics to the broker
@@ -110,7 +110,7 @@ def _refuse_secrets(layer: Layer) -> None:
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text is whole: what was no UTF-8 in a variable or on the command line has lone surrogates."""
+    """Whether a text was UTF-8: other bytes in a variable or on the command line become lone surrogates."""
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
@@ -143,7 +143,7 @@ def _environment() -> dict[str, Any]:
         if not name.upper().startswith(PREFIX) or not value or _from_kubernetes(name, value):
             continue
         key = name[len(PREFIX) :].lower().replace(SEPARATOR, ".")
-        # What is wrong below a section, validation finds.
+        # Validation finds what is wrong below a section.
         if key not in known and key.partition(".")[0] not in sections:
             unknown.append(f"{name}: there is no such setting{_nearest(key, [_variable(right) for right in known])}")
     if unknown:
@@ -152,13 +152,13 @@ def _environment() -> dict[str, Any]:
         return EnvSettingsSource(Settings)()
     except SettingsError as error:
         raise BadConfig(
-            f"environment: {error}; write a table as JSON, or one variable a key such as "
+            f"environment: {error}; write a table as JSON, or one variable for each key, such as "
             f"{_variable('kafka.bootstrap_servers')}"
         ) from None
 
 
 def _from_kubernetes(name: str, value: str) -> bool:
-    """Whether the cluster made this variable: it does so for every service, and one may be called streamer."""
+    """Whether the cluster made this variable: it makes some for every service, and a service may be called streamer."""
     made = r"_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$"
     return bool(re.search(made, name)) or value.startswith(("tcp://", "udp://", "sctp://"))
 
@@ -195,7 +195,7 @@ def _variable(key: str) -> str:
 
 
 def _origin(key: str, stacked: Sequence[Layer]) -> str:
-    """The strongest layer that says something about `key` or below it."""
+    """The strongest layer that sets `key` or a key below it."""
     for layer in stacked[::-1]:
         if any(said == key or said.startswith(f"{key}.") for said, _ in leaves(layer.values)):
             return layer.origin

@@ -1,4 +1,4 @@
-"""What may stand in `cache.url`, and what it means for who can read along. Nothing here quotes the password."""
+"""What `cache.url` may hold, and whether others can read along. Nothing here quotes the password."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECKED = ("ssl_cert_reqs", "ssl_check_hostname", "ssl_exclude_verify_flags", "s
 def problem(url: str) -> str | None:
     """What is wrong with this address, and the cure; None when it is good.
 
-    An allow-list, as redis-py takes any argument of its client from an address, the time-outs among them.
+    This is an allow-list, because redis-py takes any argument of its client from an address, timeouts included.
     """
     try:
         parts = urlsplit(url)
@@ -31,7 +31,7 @@ def problem(url: str) -> str | None:
         if not parts.path:
             return "names no socket; write unix:///path/of/the/socket"
     elif parts.path.strip("/") and not parts.path[1:].isdecimal():
-        return "ends in no number of a database; write redis://host:port/0"
+        return "must end in the number of a database; write redis://host:port/0"
     return next((said for name in names if (said := _query_problem(parts.scheme, name))), None)
 
 
@@ -48,7 +48,7 @@ def _query_problem(scheme: str, name: str) -> str | None:
 
 
 def place(url: str) -> str:
-    """Where the server is, without who asks."""
+    """Where the server is, without user and password."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return unquote(parts.path)
@@ -56,7 +56,7 @@ def place(url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether only this machine can read along."""
+    """Whether the traffic stays on this machine."""
     parts = urlsplit(url)
     return parts.scheme == "unix" or is_loopback(_host(parts))
 

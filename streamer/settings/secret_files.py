@@ -1,8 +1,9 @@
 """Secrets come from a file that the setting names, or from a variable; nowhere else.
 
-Every secret has a twin that names a file: `cache.secret_file`, `STREAMER_KAFKA__CLIENT__SASL_PASSWORD_FILE`. Written
-into streamer.toml or onto a command line it is refused: the one is copied, committed and read by whoever sets up the
-rest, the other is seen by every process of the machine. There is no exception for loopback, as a variable is as easy.
+Every secret has a twin that names a file: `cache.secret_file`, `STREAMER_KAFKA__CLIENT__SASL_PASSWORD_FILE`. A secret
+in streamer.toml or on a command line is refused. The file is copied, committed and read by everybody who sets up the
+rest, and every process of the machine sees a command line. There is no exception for loopback, because a variable is
+as easy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CLIENT = "kafka.client."
 
 
 def resolved(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The same nested tables, with what the files hold in place of their names.
+    """The same nested tables, with the content of the files in place of their names.
 
     Raises:
         BadConfig: a file that is named cannot be used, or a secret is given twice.
@@ -41,7 +42,7 @@ def resolved(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def in_the_open(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """The keys of secrets whose value stands there itself."""
+    """The keys of secrets whose value itself is written there."""
     for name, value in values.items():
         key = _dotted(above + name)
         if isinstance(value, Mapping):
@@ -51,7 +52,7 @@ def in_the_open(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def cure(key: str) -> str:
-    """Where a secret belongs instead."""
+    """Where the secret belongs, in words."""
     joint = ".file" if key.startswith(CLIENT) else "_file"
     variable = "STREAMER_" + key.removeprefix(CLIENT).replace(".", "_" if key.startswith(CLIENT) else "__").upper()
     if key.startswith(CLIENT):
@@ -66,7 +67,7 @@ def _dotted(key: str) -> str:
 
 
 def _twin(key: str) -> str | None:
-    """The secret that the file of this key holds, if it names one."""
+    """The secret whose file this key names; None where it names none."""
     if key.startswith(CLIENT):
         name = key.removeprefix(CLIENT)
         base = name.removesuffix(".file")

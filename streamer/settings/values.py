@@ -89,8 +89,8 @@ class GpuSettings(Section):
 
 class CacheSettings(Section):
     """Answers by content. `url` is a Redis URL (None: this process only), `near_max` the answers kept in this
-    process, `timeout_ms` the longest a look-up may take. `secret` keys the hash of what is looked up and the checksum
-    of what is found, the same for all replicas; it must be set where `url` is on another host."""
+    process, `timeout_ms` the longest a look-up may take. `secret` keys the hash of a look-up and the checksum of what
+    is found. It is the same for all replicas, and must be set where `url` is on another host."""
 
     url: SecretStr | None = None
     ttl_s: Annotated[float, Field(gt=0)] = 3600
@@ -107,8 +107,8 @@ class CacheSettings(Section):
 
 
 class HttpSettings(Section):
-    """Where probes and metrics are served; port 0 is any free one. `token` is what `POST /drain` must bring (None:
-    nobody may ask for it)."""
+    """Where probes and metrics are served; port 0 is any free one. `POST /drain` must bring `token` (None: nobody may
+    ask for a drain)."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -123,7 +123,7 @@ def _models_dir() -> Path:
 
 class ModelsSettings(Section):
     """Models are in `<dir>/<name>/<version>`; `latest` is the highest version. `public_key` is a PEM file of ed25519
-    keys; with it, only what one of them signed is loaded."""
+    keys; with it, a model is loaded only if one of them signed it."""
 
     dir: Path = Field(default_factory=_models_dir)
     version: Annotated[str, StringConstraints(pattern=r"^(latest|v[1-9][0-9]{0,8})$")] = "latest"
@@ -131,27 +131,27 @@ class ModelsSettings(Section):
 
 
 class FeatureSettings(Section):
-    """`log_share` of the predictions have the features that they were made of published, to `features.<target>`."""
+    """The features behind `log_share` of the predictions are published to `features.<target>`."""
 
     log_share: Annotated[float, Field(ge=0, le=1)] = 0
 
 
 class DeadLetterSettings(Section):
-    """When to stop rather than turn a topic into dead letters: more than `ratio_max` of the recent records,
-    or `run_max` in a row in one partition."""
+    """When the worker stops instead of turning a topic into dead letters: at more than `ratio_max` of the recent
+    records, or at `run_max` in a row in one partition."""
 
     ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.5
     run_max: Positive = 1000
 
 
 class EncryptionSettings(Section):
-    """`keys_file` holds the keys of encrypted personal data, a line a key; None: nothing is encrypted."""
+    """`keys_file` holds the keys of encrypted personal data, one a line; None: nothing is encrypted."""
 
     keys_file: Path | None = None
 
 
 class LimitSettings(Section):
-    """A larger record is a dead letter; reading pauses while `in_flight_max` records or
+    """A record over `record_bytes_max` is a dead letter. Reading pauses while `in_flight_max` records or
     `in_flight_bytes_max` bytes are unanswered."""
 
     record_bytes_max: Positive = 1_000_000
@@ -241,7 +241,7 @@ class Settings(BaseSettings):
         if len(secret) < CACHE_SECRET_MIN:
             raise ValueError(
                 f"cache.secret must be set, to {CACHE_SECRET_MIN} characters or more, as the cache is on another host "
-                f"({place}): without it whoever can write there can forge answers. Make one by `openssl rand -hex 32`, "
+                f"({place}): without it anyone who writes there can forge answers. Make one by `openssl rand -hex 32`, "
                 "and give it to all replicas"
             )
         return self
@@ -270,7 +270,7 @@ def _client_problem(name: str, value: str) -> str | None:
     if name.startswith("sasl.kerberos.") and re.search(r"[^\w@/.:-]", value):
         return f"{name} may hold letters, digits and @/.:-_ only: librdkafka passes it to a shell"
     if name == "sasl.oauthbearer.token.endpoint.url" and not value.startswith("https://"):
-        return f"{name} must be an https:// address: it is sent the client's secret"
+        return f"{name} must be an https:// address: librdkafka sends the client's secret to it"
     return None
 
 

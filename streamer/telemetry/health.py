@@ -1,7 +1,7 @@
-"""Probes, metrics and the one thing that HTTP may change, a drain, on daemon threads.
+"""Probes, metrics and a drain (the one thing that HTTP may change), on daemon threads.
 
-Live means that the loop turns, whatever the broker does: a restart cures a stuck loop and nothing else, and
-restarting every worker while the broker is away would only make its return harder.
+Live means that the loop turns, whatever the broker does. A restart cures a stuck loop and nothing else. Restarting
+every worker while the broker is away would only make the broker's return harder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REQUEST_S = 2.0
 REQUEST_BYTES_MAX = 16 * 1024
 RESPONSE_S = 10.0
 POLL_S = 0.1
-"""How soon `close` is seen."""
+"""How often the server looks whether `close` was called."""
 
 Answer = tuple[int, str, bytes]  # status, content type, body
 
@@ -56,7 +56,7 @@ class Health:
         self._warm = True
 
     def assigned(self) -> None:
-        """The group has told this replica its partitions, be they none."""
+        """The group has told this replica its partitions, or that it gets none."""
         self._assigned = True
 
     def left(self) -> None:
@@ -64,7 +64,7 @@ class Health:
         self._assigned = False
 
     def live(self) -> bool:
-        """Whether the loop turns, once it has begun to: a model may load, a broker be waited for, at length."""
+        """Whether the loop turns. True before its first turn: loading a model or waiting for a broker may take long."""
         return self._beat is None or self._clock.now() - self._beat < STALE_S
 
     def started(self) -> bool:
@@ -79,8 +79,8 @@ class Health:
 class HealthServer:
     """Serves `/livez`, `/readyz`, `/startupz` and `/metrics`, the Open Inference Protocol's names of them, and a drain.
 
-    Whoever can reach the port may read. `POST /drain` is what SIGTERM is, for a stop hook, and needs `token` as
-    `Authorization: Bearer …`; without a token nobody may. A slow, large or unfinished request costs one of
+    Anyone who can reach the port may read. `POST /drain` does what SIGTERM does, for a stop hook. It needs `token` as
+    `Authorization: Bearer …`; without a token nobody may drain. A slow, large or unfinished request occupies one of
     `CONNECTIONS_MAX` places for `REQUEST_S`, and never the engine.
     """
 
@@ -97,7 +97,7 @@ class HealthServer:
         """Bind. `metrics` gives what Prometheus reads.
 
         Raises:
-            BadConfig: the port is taken or not ours to take.
+            BadConfig: the port is taken, or this process may not take it.
         """
         probes: dict[str, Callable[[], bool]] = {
             "/livez": health.live,
@@ -117,7 +117,7 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that is served; that of the system's choice when 0 was asked for."""
+        """The port that is served; the system chose it when 0 was asked for."""
         return self._server.server_port
 
     def start(self) -> None:
@@ -133,7 +133,7 @@ class HealthServer:
 
 
 class _Site:
-    """What is answered, whatever the connection."""
+    """The answers, whatever the connection."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Site:
             return 403, TEXT, b"set http.token to allow it\n"
         if not hmac.compare_digest(authorization.encode(errors="replace"), b"Bearer " + self._token):
             return 401, TEXT, b"send Authorization: Bearer and the token\n"
-        if self._draining.acquire(blocking=False):  # the second SIGTERM would end the process at once
+        if self._draining.acquire(blocking=False):  # only once: a second SIGTERM would end the process at once
             self._drain()
         return 202, TEXT, b"draining\n"
 
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-        if self.command == "POST":  # closing on a body that was not read would take the answer back
+        if self.command == "POST":  # closing before the body was read would take the answer back
             self.connection.shutdown(socket.SHUT_WR)
             while self.rfile.read(4096):
                 pass
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Bounded(io.RawIOBase):
-    """What a client sends, in `REQUEST_S` and `REQUEST_BYTES_MAX` altogether."""
+    """What a client sends, within `REQUEST_S` and `REQUEST_BYTES_MAX` altogether."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

@@ -1,8 +1,8 @@
 """One stream of logs, ours and everybody else's, as JSON or for a terminal.
 
-No payloads: whatever is logged under the name of a record's content or of personal data is dropped, at every level,
-and so is the text of an exception that is not ours, as it may quote an event. So a careless line, of a worker or of a
-library, cannot put a customer's words into a log store.
+No payloads: a value under the name of a record's content or of personal data is dropped, at every level. The text of
+an exception that is not ours is dropped too, because it may quote an event. So a careless line of a worker or a
+library cannot put a customer's words into a log store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamer.privacy.pii import said
 PAYLOADS = frozenset({"value", "payload", "key", "record", "records", "item", "items", "body", "text", "answer"})
 """Names under which content would travel; bytes, models and records are dropped under any name."""
 ITS_OWN = frozenset({"event", "level", "logger", "timestamp", "exception", "stack", "exc_info", "_record"})
-"""What a line is made of, whatever a field of an event is called."""
+"""The names that a line is made of. They stay, even where a field of an event is called the same."""
 QUOTED = re.compile(r"input_value=.*, input_type=", re.DOTALL)
 """How pydantic quotes a value, in warnings too."""
 
@@ -36,7 +36,7 @@ _kept_out: set[str] = set()
 
 
 def keep_out(names: Iterable[str]) -> None:
-    """From now on drop what is logged under these names too: those of the personal data of a worker's events."""
+    """From now on drop values under these names too, which are the personal data of a worker's events."""
     _kept_out.update(set(names) - ITS_OWN)
 
 
@@ -122,7 +122,7 @@ def _show(out: TextIO, exc_info: Any) -> None:
         out.write("\n" + stack(exc_info[1]).rstrip())
 
 
-# Both without the local variables of each frame, which structlog would show: records are among them.
+# Both leave out the local variables of each frame, which structlog would show: records are among them.
 JSON: list[structlog.typing.Processor] = [_exception, structlog.processors.JSONRenderer(default=str)]
 CONSOLE: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=_show)]
 
@@ -146,7 +146,7 @@ def _clean(value: Any) -> Any:
 
 
 def _without_arguments(line: logging.LogRecord) -> bool:
-    """What is put into the text of a line by `%` is cleaned before."""
+    """Clean the arguments before `%` puts them into the text of a line."""
     if isinstance(line.args, Mapping):
         line.args = _clean(line.args)
     elif line.args:

@@ -95,14 +95,16 @@ class Metrics:
         self._dead = counter("dlq_messages", "Durable dead letters", "reason")
         self._cache = counter("cache_requests", "Look-ups: hit, miss, coalesced, error", "result")
         self._bad_values = counter(
-            "redis_bad_values", "Values in Redis that this deployment did not write so, by what: answer, features", "of"
+            "redis_bad_values",
+            "Values in Redis that are not what this deployment wrote, by kind: answer, features",
+            "of",
         )
         self._rebalances = counter("rebalances", "Group changes: assigned, revoked, lost", "kind")
         self._transactions = counter("transactions", "Commits: committed, aborted, unclear, rebuilt", "result")
         self._batch_size = histogram("batch_size", "Events in a batch, by why it was released", SIZES, "reason")
         self._batch_wait = histogram("batch_wait_seconds", "From read to submit of a batch's first event", STEP_S)
         self._inference = histogram("inference_duration_seconds", "Encode, predict and decode of a batch", STEP_S)
-        self._commit = histogram("commit_duration_seconds", "Publish outcomes and commit positions", STEP_S)
+        self._commit = histogram("commit_duration_seconds", "Publish outcomes and commit offsets", STEP_S)
         self._depth = gauge("queue_depth", "Records: waiting for the device, in flight (read, not durable)", "stage")
         self._lag = gauge("consumer_lag_messages", "Records between position and end", "partition")
         self._lag_s = gauge("consumer_lag_seconds", "Age of the oldest record without an outcome").labels(worker)
@@ -157,7 +159,7 @@ class Metrics:
                 self._cache.labels(self._worker, result).inc(count)
 
     def redis_bad_values(self, of: str, count: int) -> None:
-        """Values that were cut, changed, moved or put there by somebody else: taken for missing."""
+        """Values that were cut, changed, moved or put there by somebody else; they count as missing."""
         self._bad_values.labels(self._worker, of).inc(count)
 
     def rebalance(self, kind: str) -> None:
@@ -192,7 +194,7 @@ class Metrics:
 
 
 class _Beside:
-    """What a process beside a worker tells of itself: what came of records, under `name`, and all of it as text."""
+    """What a process beside a worker tells of itself. `name` is the metric that counts what came of records."""
 
     def __init__(self, worker: str, registry: CollectorRegistry, name: str, verdicts: str) -> None:
         self._registry = registry
@@ -219,7 +221,7 @@ class WindowMetrics(_Beside):
         super().__init__(worker, registry, "streamer_windows_records", verdicts)
         self._restored = Counter(
             "streamer_windows_restored",
-            "Entities that were written to Redis again because it had lost them, or may have",
+            "Entities that were written to Redis again because Redis had lost them, or may have",
             ["worker"],
             registry=registry,
         ).labels(worker)
@@ -232,12 +234,12 @@ class WindowMetrics(_Beside):
         self._restored.inc(entities)
 
     def lag(self, messages: int) -> None:
-        """Records between what is taken in and the end, of all partitions that are ours."""
+        """Records that are not taken in yet, of all partitions that are ours."""
         self._lag.set(messages)
 
 
 class DayMetrics(_Beside):
-    """What the process that tells a worker of days says of itself."""
+    """What the days process of a worker tells of itself."""
 
     def __init__(self, worker: str, registry: CollectorRegistry) -> None:
         verdicts = "taken, repeated (of an id), late, future, unreadable"
@@ -250,6 +252,6 @@ class DayMetrics(_Beside):
         ).labels(worker)
 
     def told(self, end_s: float, events: int) -> None:
-        """A day that ended at `end_s` (seconds since 1970) has been told, in so many events."""
+        """A day that ended at `end_s` (seconds since 1970) has been told, by so many events."""
         self._told.set(end_s)
         self._events.inc(events)

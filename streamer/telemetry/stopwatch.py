@@ -14,11 +14,11 @@ class Stopwatch:
         self._at = now()
 
     def start(self) -> None:
-        """What has passed until now belongs to no stage."""
+        """The time until now belongs to no stage."""
         self._at = self._now()
 
     def lap(self, stage: str) -> None:
-        """What has passed since the last lap belongs to this stage."""
+        """The time since the last lap belongs to this stage."""
         now = self._now()
         self.seconds[stage] += now - self._at
         self._at = now

@@ -1,6 +1,7 @@
 """`streamer windows`: what a worker's windows count, kept in a table of faust-streaming and shown in Redis.
 
-faust brings the group, the table with its changelog, and the recovery of both; nothing outside this room knows it.
+faust brings the consumer group, the table with its changelog, and the recovery of both. Nothing outside this room
+knows faust.
 
 running      settings and a worker class become a running process
 service      faust's app: what happens to a block, and to a partition that comes or goes

@@ -1,8 +1,8 @@
-"""faust's consumer, with all records of a partition that one poll brings as one message: a block.
+"""faust's consumer. It makes one message, a block, of all records of a partition that one poll brings.
 
-faust takes 100 to 150 us of CPU for a message; a block shares them. And it commits what it was told is done, which is
-all that may be committed: faust's own count goes past messages that are still being worked on
-(faust-streaming/faust #606), and counts those that it skipped.
+faust takes 100 to 150 us of CPU for a message; the records of a block share them. The consumer commits only blocks
+that it was told are done, because nothing else may be committed: faust's own count goes past messages that are still
+being worked on (faust-streaming/faust #606), and counts messages that it skipped.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ REST_S = 0.1
 
 
 class Block(list[Any]):
-    """Records of a partition in a row. `after` is the offset up to which the partition had been read before; None where
-    reading began, which is at the committed position."""
+    """Records of a partition in a row. `after` is the offset up to which the partition had been read before. It is None
+    where reading began, which is at the committed offset."""
 
     after: int | None = None
 
@@ -56,11 +56,11 @@ class Consumer(driver.Consumer):
                     yield tp, self._block(tp, found)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
-        """While partitions move only changelogs are read. When recovery ends, faust reads on before it has gone back to
-        the committed positions, and then throws away what it read: of a partition without a commit, for good."""
+        """While partitions move, only changelogs are read. When recovery ends, faust reads on before it has gone back
+        to the committed offsets, and then throws away what it read: for good, if the partition has no commit."""
         if self.app.rebalancing and active_partitions is not None:
             active_partitions = {tp for tp in active_partitions if self._is_changelog_tp(tp)}
-            if not active_partitions:  # of none asked for, the client would give any
+            if not active_partitions:  # asked for no partition, the client would give any
                 await self.sleep(REST_S)
                 return {}
         return await super()._getmany(active_partitions, timeout)
@@ -74,13 +74,13 @@ class Consumer(driver.Consumer):
         return message
 
     def done(self, message: ConsumerMessage) -> None:
-        """A block is durable in the changelog: its partition may be committed up to here.
+        """A block is durable in the changelog: its partition may be committed up to the block's end.
 
         Raises:
-            Internal: one before it was left out.
+            Internal: a block before it was left out.
         """
         if message.generation_id != self.app.consumer_generation_id:
-            return  # it was ours then, and will be read again by whoever has it now
+            return  # the partition was ours then, and its owner now reads the block again
         block: Any = message.value
         if block.after is not None and block.after > self._done.get(message.tp, -1):
             raise Internal(f"windows: a block that ends before offset {block.after} was left out")
@@ -93,7 +93,7 @@ class Consumer(driver.Consumer):
                 known.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """All partitions are read from their committed positions again."""
+        """Read all partitions again from their committed offsets."""
         self._read.clear()
         await super().perform_seek()
 
@@ -103,7 +103,7 @@ class Consumer(driver.Consumer):
         return self._committable.pop(tp, None)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """A block ends where it ends: what lies between two of them was no record."""
+        """Nothing to add: what lies between two blocks was no record."""
 
 
 class Transport(driver.Transport):

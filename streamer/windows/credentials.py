@@ -1,4 +1,4 @@
-"""librdkafka's names of who we are, as faust's client wants to be told it."""
+"""Credentials under librdkafka's names, as faust's client takes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def credentials(client: Mapping[str, str]) -> Any:
     """What `[kafka.client]` says of TLS and SASL; None for plaintext.
 
     Raises:
-        BadConfig: it asks for what this client cannot do, or names files that do not fit.
+        BadConfig: it asks for something that this client cannot do, or names files that do not fit.
     """
     protocol = client.get("security.protocol", "plaintext").lower()
     context = _context(client) if protocol.endswith("ssl") else None
@@ -33,7 +33,7 @@ def credentials(client: Mapping[str, str]) -> Any:
         return faust.SSLCredentials(context) if context else None
     mechanism = client.get("sasl.mechanisms") or client.get("sasl.mechanism") or "PLAIN"
     if mechanism.upper() not in MECHANISMS:
-        raise BadConfig(f"streamer windows cannot log in by {mechanism}; it can by {', '.join(MECHANISMS)}, or mTLS")
+        raise BadConfig(f"streamer windows cannot log in by {mechanism}; use {', '.join(MECHANISMS)}, or mTLS")
     return faust.SASLCredentials(
         username=client.get("sasl.username"),
         password=client.get("sasl.password"),
@@ -44,7 +44,7 @@ def credentials(client: Mapping[str, str]) -> Any:
 
 def _context(client: Mapping[str, str]) -> ssl.SSLContext:
     if unknown := sorted(name for name in client if name.startswith("ssl.") and name not in KNOWN):
-        raise BadConfig(f"streamer windows cannot heed {', '.join(unknown)}; it can {', '.join(sorted(KNOWN))}")
+        raise BadConfig(f"streamer windows cannot use {', '.join(unknown)}; it can use {', '.join(sorted(KNOWN))}")
     try:
         context = ssl.create_default_context(cafile=client.get("ssl.ca.location"), cadata=client.get("ssl.ca.pem"))
         if certificate := client.get("ssl.certificate.location"):

@@ -1,4 +1,4 @@
-"""What a block of records makes of its entities. Pure: what is kept comes in, what changed goes out."""
+"""How a block of records changes its entities. Pure: what is kept comes in, what changed goes out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ log = structlog.get_logger(__name__)
 Load = Callable[[bytes], bytes | None]
 """What is kept under a key of the block's partition."""
 UNREADABLE = "unreadable"
-"""Beside the verdicts: no event of the worker (which dead-letters it), or one that its windows fail on."""
+"""Beside the verdicts: a record that is no event of the worker, or an event that its windows fail on. The worker
+dead-letters it."""
 
 
 class Taken(NamedTuple):
-    """What a block came to: the entities that `changed`, by key, and how many records had which verdict."""
+    """The result of a block: the entities that `changed`, by key, and how many records had which verdict."""
 
     changed: dict[bytes, bytes]
     verdicts: Mapping[str, int]

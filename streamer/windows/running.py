@@ -39,7 +39,7 @@ def declared(worker: Worker[Any, Any]) -> Entities:
     """The windows of a worker.
 
     Raises:
-        BadConfig: it has none, or does not say whose they are.
+        BadConfig: it declares none, or does not say which entity they count by.
     """
     if not worker.windows:
         raise BadConfig(f"{worker.name} declares no windows; give its class `windows = (Window(...), ...)`")

@@ -29,28 +29,28 @@ from streamer.windows.table import Table
 log = structlog.get_logger(__name__)
 
 BLOCK_MAX = 2_000
-"""Records of one poll: what a block takes is what a rebalance waits for."""
+"""Records of one poll. A rebalance waits for as long as a block takes."""
 LOOK_S = 1.0
-"""How often Redis is asked whether it still has what was written, where no records come."""
+"""How often the service checks that Redis still has what was written, where no records come."""
 COMMIT_S = 1.0
 LINGER_S = 0.005
 SESSION_MS = 6_000
-"""Of a process that says nothing any more its partitions are then given to others."""
+"""After such a silence of a process its partitions are given to others."""
 
 
 class App(faust.App):
-    """With blocks for messages."""
+    """faust's app, with blocks as messages."""
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
 
 def build(group: str, client: Mapping[str, str], folder: Path, partitions: int) -> App:
-    """faust's app, `client` as librdkafka would be told it. It makes no topics, opens no port and starts no leader;
-    `folder` is where its tables lie.
+    """faust's app. `client` has settings under librdkafka's names, `folder` the tables. The app makes no topics, opens
+    no port and starts no leader.
 
     Raises:
-        BadConfig: `client` asks for what faust's client cannot do.
+        BadConfig: `client` asks for something that faust's client cannot do.
     """
     session_s = int(client.get("session.timeout.ms", SESSION_MS)) / 1000
     return App(
@@ -77,7 +77,7 @@ def build(group: str, client: Mapping[str, str], folder: Path, partitions: int) 
 
 
 class Service:
-    """Runs until it is stopped, or something fails that must not be gone over."""
+    """Runs until it is stopped, or until something fails that must not be passed over."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class Service:
         if isinstance(failure, ConsistencyError):
             raise BadData(
                 f"windows: the tables in {self._app.conf.datadir} are ahead of their changelog topic. If the topic was "
-                "made anew, delete that folder; if the broker has lost records, they hold what it lost"
+                "made anew, delete that folder; if the broker has lost records, the tables hold what it lost"
             )
         if isinstance(failure, KafkaError | ProducerSendError):
             raise Temporary(
-                f"windows: the broker is away, or refuses: {type(failure).__name__}; start it again"
+                f"windows: the broker is away, or refuses: {type(failure).__name__}; start streamer windows again"
             ) from None
         if failure is not None:
             raise Internal(f"windows: unexpected {type(failure).__name__}; its stack is in the log")
@@ -179,7 +179,7 @@ class Service:
         self._metrics.restored(self._shelf.restored - restored)
 
     async def _look(self) -> None:
-        """Whether the loop turns, how far it is behind, and whether Redis has what it should."""
+        """Report that the loop turns and how far it is behind, and check that Redis has what it should."""
         while True:
             await asyncio.sleep(LOOK_S)
             self._health.beat()

@@ -1,8 +1,8 @@
 """The entities in Redis, where workers read them: a copy of the table that heals itself.
 
-With every block a mark says how far the copy goes, and Redis says what the mark was before. Where that is not what was
-last written, the copy is not ours any more (Redis was lost, restored, or written by a process that was thought dead),
-and all of the partition is written again.
+With every block a mark says how far the copy goes, and Redis says what the mark was before. Where that is not the mark
+that was last written, the copy is not ours any more: Redis was lost, restored, or written by a process that was thought
+dead. Then all of the partition is written again.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Shelf:
         self._process = uuid.uuid4().hex
         self._marks: dict[int, bytes] = {}
         self.restored = 0
-        """Entities that were written though nothing had changed of them."""
+        """Entities that were written though they had not changed."""
 
     async def show(self, partition: int, at: int, changed: Mapping[bytes, bytes], everything: Everything) -> bool:
-        """Write what changed by the records up to offset `at`; whether the copy is whole."""
+        """Write what the records up to offset `at` changed. Returns whether the copy is whole."""
         mark = f"{self._process}:{at}".encode()
         known = self._marks.pop(partition, None)
         if known is not None:
@@ -56,12 +56,12 @@ class Shelf:
         return await self._rebuild(partition, mark, everything)
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """Somebody else may have these."""
+        """Forget the marks of partitions that another process may have now."""
         for partition in partitions:
             self._marks.pop(partition, None)
 
     async def _rebuild(self, partition: int, mark: bytes, everything: Everything) -> bool:
-        left, half = iter(everything()), f"{self._process}:half".encode()  # whoever has the partition now sees it
+        left, half = iter(everything()), f"{self._process}:half".encode()  # another owner of the partition sees it
         written = 0
         while chunk := list(islice(left, CHUNK)):
             if self._circuit.call(lambda client, chunk=chunk: self._write(client, partition, chunk, half)) is None:  # type: ignore[misc]
@@ -77,7 +77,7 @@ class Shelf:
     def _write(
         self, client: redis.Redis, partition: int, entities: Iterable[tuple[bytes, bytes]], mark: bytes
     ) -> tuple[bytes | None]:
-        """Values and mark, all or nothing; what the mark was before."""
+        """Write values and mark, all or nothing. Returns the mark from before."""
         pipeline = client.pipeline(transaction=True)
         for entity, value in entities:
             pipeline.set(self._key(partition, entity), value)

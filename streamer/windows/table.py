@@ -1,4 +1,4 @@
-"""faust's table, written a block at a time: first to its changelog, then to disk together with how far that goes."""
+"""faust's table, written a block at a time: first to its changelog, then to disk with how far the changelog goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer.errors import Temporary
 from streamer.features.entities import offset_of
 
 MINE = b"e"
-"""Before every key: an entity may be called as anything, and faust has a key of its own."""
+"""The prefix of every key: an entity may have any name, and faust has a key of its own."""
 
 
 class Table(faust.Table[bytes, bytes]):
@@ -44,7 +44,7 @@ class Table(faust.Table[bytes, bytes]):
         offsets = [(await one).offset for one in sent]
         before = self.data.persisted_offset(TP(topic, partition))
         if before is not None and min(offsets) != before + 1:
-            raise Temporary(f"windows: another process writes {topic}/{partition}; it is read again from there")
+            raise Temporary(f"windows: another process writes {topic}/{partition}; start again, to read what it wrote")
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in values.items():
             batch.put(MINE + key, value)
@@ -52,8 +52,8 @@ class Table(faust.Table[bytes, bytes]):
         self._store_of(partition).write(batch)
 
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
-        """Recover. A process that was thought dead may have written after its successor: the newer state wins, by the
-        offset in it, not the later record."""
+        """Recover. A process that was thought dead may have written after its successor. So the state with the newer
+        offset in it wins, not the later record."""
         newest: dict[tuple[int, bytes], int] = {}
         ends: dict[TP, int] = {}
         wins = []

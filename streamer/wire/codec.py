@@ -20,11 +20,11 @@ from streamer.wire.reading import EventReader
 from streamer.worker import Worker
 
 ENVELOPE_BYTES_MAX = 2_048
-"""More than the envelope and the headers of any message take, beside its answer."""
+"""The envelope and the headers of any message take less than this, beside its answer."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who answers: what every message says of its origin."""
+    """Who answers. Every message names it as its origin."""
 
     worker: str
     model_version: str
@@ -35,8 +35,8 @@ class Identity(msgspec.Struct, frozen=True):
 class JsonCodec:
     """JSON records in, JSON predictions and byte-identical dead letters out.
 
-    With a cipher, what is encrypted in a record is opened first, and a dead letter's value is encrypted whole: it may
-    be no JSON, or have a person's words under a name that is misspelt.
+    With a cipher, the codec first decrypts what is encrypted in a record. It encrypts a dead letter's value whole: the
+    value may be no JSON, or have a person's words under a misspelt name.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class JsonCodec:
         self._forms: dict[int, bytes] = {}
 
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`; those that have none, and why."""
+        """Fill in each item's `event`. Returns the items that have none, each with the reason."""
         return self._reader.decode_many(items)
 
     def encode_many(self, items: Sequence[Item]) -> list[Message]:
-        """The messages of settled items, in order; a skipped one has none."""
+        """The messages of settled items, in order; a skipped item has none."""
         produced_at = _iso(self._clock.time_ms()).encode()
         forms, encode, target, bytes_max = self._forms, self._encode, self._target, self._bytes_max
         messages = []
@@ -88,15 +88,16 @@ class JsonCodec:
                     if item.as_of is not None and self._features is not None:
                         messages += self._features.of(item)
                     continue
-                # A long key stands in it twice. The broker would refuse it, and its partition would never move again.
+                # A long key is in the message twice. The broker would refuse it, and its partition would never move
+                # again.
                 outcome = item.outcome = Rejected(Reason.ANSWER_TOO_LARGE, "key and answer are too large", "Reject")
             if isinstance(outcome, Rejected):
                 messages.append(self._dead_letter(record, outcome))
         return messages
 
     def _form(self, record: Record) -> bytes:
-        """`schemas.Prediction` of this partition, with places for what differs between its records: a struct with
-        all of it took twice the time. `tests/unit/wire/test_codec.py` holds it to the schema."""
+        """`schemas.Prediction` of this partition, with placeholders for what differs between its records. A struct with
+        all of it took twice the time. `tests/unit/wire/test_codec.py` holds the form to the schema."""
         identity = self._identity
         prediction_id = self._encode(f"{identity.worker}/{record.topic}/{record.partition}/")[1:-1]
         named = self._encode(
@@ -132,8 +133,8 @@ class JsonCodec:
         if self._cipher is not None and value is not None:
             value = self._cipher.seal(value)
         if record.size + ENVELOPE_BYTES_MAX + sum(len(v or b"") for _, v in original) > self._bytes_max:
-            # The dead letter would be refused and block its partition for ever: send where the record is
-            # instead, and its digest to know it by.
+            # The broker would refuse this dead letter, and it would block its partition for ever. So send only where
+            # the record is, and the digest that identifies it.
             digest = hashlib.sha256(record.value or b"").hexdigest()
             said += [(headers.VALUE_SHA256, digest), (headers.VALUE_BYTES, str(len(record.value or b"")))]
             original, value = [], None
@@ -149,7 +150,7 @@ class JsonCodec:
 
 
 def _literal(text: bytes) -> bytes:
-    """As it must stand in a form that is filled in by `%`."""
+    """The text, escaped for a form that is filled in by `%`."""
     return text.replace(b"%", b"%%")
 
 
@@ -157,8 +158,8 @@ NO_HEADERS: Headers = []
 
 
 def _trace(headers_read: Headers) -> Headers:
-    """What a prediction carries in headers: the trace alone, if it is one and no text. The rest is in the envelope,
-    and three headers of their own made the client three times slower."""
+    """The headers of a prediction: the trace alone, and only if it has a trace's form. The rest is in the envelope;
+    three headers for it made the client three times slower."""
     return [
         (name, value)
         for name, value in headers_read

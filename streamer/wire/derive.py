@@ -1,11 +1,11 @@
 """msgspec types derived from pydantic models, for the hot path: a third of the time, the same verdict.
 
 The pydantic model stays the one source of truth. What cannot be derived exactly (validators, aliases, unions,
-serialisers, ...) is not derived at all, and what a derived type refuses is pydantic's to decide. So a derived type
-must only never accept what pydantic refuses, nor read it differently; `tests/unit/wire/test_derive.py` holds it to
-that.
+serialisers, ...) is not derived at all, and pydantic decides about everything that a derived type refuses. So a
+derived type must never accept what pydantic refuses, and never read a value differently.
+`tests/unit/wire/test_derive.py` holds it to both.
 
-One difference is known: a time with more than six digits of a second is rounded here and cut by pydantic.
+One difference is known: msgspec rounds a time with more than six digits of a second, and pydantic cuts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamer.wire.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, depth, opened
 WHOLE_MAX = 4_300
 """Bytes. A longer text may hold an integer of more digits than pydantic reads, in a field that msgspec skips."""
 SIMPLE_PATTERN = re.compile(r"\^(\[[A-Za-z0-9._-]+\]|[A-Za-z0-9_-])(\{\d+(,\d+)?\}|[+*])?\$")
-"""Patterns that Rust's regular expressions (pydantic's) and Python's (msgspec's) read alike, but for the end: `$`
+"""Patterns that mean the same in Rust's regular expressions (pydantic) and Python's (msgspec), except at the end: `$`
 of Python also matches before a last line break."""
 
 IGNORED = {"type", "metadata", "ref", "strict"}
@@ -33,7 +33,7 @@ BOUNDS = {"ge", "gt", "le", "lt"}
 LENGTHS = {"min_length", "max_length"}
 CONFIG = {"strict", "extra_fields_behavior", "allow_inf_nan", "title", "hide_input_in_errors"}
 REPR = "__repr_args__"
-"""The only one of the names that Python or pydantic call by themselves that a model may redefine and be derived."""
+"""Python and pydantic call names with underscores by themselves. A model that is derived may redefine only this one."""
 
 
 class _Underivable(Exception):
@@ -41,7 +41,7 @@ class _Underivable(Exception):
 
 
 class Derived(msgspec.Struct, frozen=True):
-    """What every derived type can do beside its fields: whatever else its model can, by way of the model."""
+    """The base of every derived type. Whatever its model can do beyond the fields, it does by way of the model."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -56,7 +56,7 @@ _models: dict[type[Derived], type[BaseModel]] = {}
 
 
 class Origin(Enum):
-    """Where the values come from. Only Python's can be infinite or no number, or of a type that merely resembles."""
+    """Where the values come from. Only Python's can be infinite or NaN, or of a type that merely resembles another."""
 
     JSON = "bytes"
     PYTHON = "dicts"
@@ -72,10 +72,10 @@ def derive(model: type[BaseModel], origin: Origin = Origin.JSON) -> type[Derived
 
 
 class Decoder(NamedTuple):
-    """JSON bytes to the derived struct. Both raise a `ValueError` for whatever pydantic should look at.
+    """Two ways from JSON bytes to the derived struct. Both raise a `ValueError` for bytes that pydantic should decide.
 
-    `plain` is for bytes that are ASCII, `WHOLE_MAX` at most, and open no more than `DEPTH_MAX` lists and tables.
-    `careful` is for all: it looks after what msgspec skips, the unknown fields, which pydantic reads too.
+    `plain` takes only bytes that are ASCII, `WHOLE_MAX` at most, and open no more than `DEPTH_MAX` lists and tables.
+    `careful` takes any bytes: it also guards the unknown fields, which msgspec skips and pydantic reads.
     """
 
     plain: Callable[[bytes], Any]
@@ -261,7 +261,7 @@ class _Derivation:
 
 
 def _only(schema: Mapping[str, Any], known: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """What is said of a type beyond what is known here may forbid something that msgspec would let pass."""
+    """Refuse a constraint that is not known here: it may forbid something that msgspec would let pass."""
     if unknown := set(schema) - IGNORED - known:
         raise _Underivable(f"{schema['type']}: {', '.join(sorted(unknown))}")
 
@@ -272,7 +272,7 @@ def _limited(kind: Any, schema: Mapping[str, Any], names: set[str]) -> Any:
 
 
 def _behaviour(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's own properties, methods and class values, which then read the struct's fields. What needs to be
+    """The model's own properties, methods and class values, which then read the struct's fields. A method that needs
     an instance of the model (`super()`) is left to `Derived.__getattr__`."""
     found: dict[str, Any] = {}
     for base in reversed(model.__mro__):
@@ -281,7 +281,7 @@ def _behaviour(model: type[BaseModel]) -> dict[str, Any]:
         for name, value in vars(base).items():
             if name.startswith("__"):
                 if isinstance(value, FunctionType) and name not in ("__hash__", "__replace__", REPR):
-                    raise _Underivable(name)  # equality, length and the like of its own
+                    raise _Underivable(name)  # its own equality, length and the like
                 continue
             code = value.fget if isinstance(value, property) else value
             if isinstance(code, FunctionType) and "__class__" in code.__code__.co_freevars:

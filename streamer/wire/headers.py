@@ -22,36 +22,36 @@ REASON = "streamer-reason"
 """One of `streamer.errors.Reason`."""
 WORKER = "streamer-worker"
 ATTEMPTS = "streamer-attempts"
-"""How often the record has become a dead letter; a replayed record carries it back to its source topic."""
+"""How often the record has become a dead letter; a replayed record carries this back to its source topic."""
 SOURCE = "streamer-source"
 """`<topic>/<partition>/<offset>` of the record as it was first read; set by `streamer replay`."""
 
 VALUE_SHA256 = "streamer-value-sha256"
 VALUE_BYTES = "streamer-value-bytes"
-"""What a dead letter too large to carry its value says instead of it."""
+"""A dead letter that is too large to carry its value says these two instead."""
 
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
 TRACE = re.compile(rb"[0-9a-f]{2}(-[0-9a-f]{1,64}){1,4}")
-"""What a `traceparent` looks like (W3C Trace Context); what does not may be anything, so it is not passed on."""
+"""What a `traceparent` looks like (W3C Trace Context). Any other value may be anything, so it is not passed on."""
 
 ERRORS = frozenset(
     {DLQ_TOPIC, DLQ_PARTITION, DLQ_OFFSET, DLQ_GROUP, DLQ_MESSAGE, DLQ_ERROR, REASON, WORKER, ATTEMPTS}
     | {VALUE_SHA256, VALUE_BYTES}
 )
-"""What a dead letter has beyond the headers of its source record."""
+"""The headers that a dead letter adds to those of its source record."""
 
 
 def last(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> bytes | None:
-    """The value of the last header of this name: Kafka allows several, and the last writer knows best."""
+    """The value of the last header of this name: Kafka allows several; the last writer wins."""
     return next((value for key, value in reversed(headers or ()) if key == name), None)
 
 
 def dead_letter(headers: Sequence[tuple[str, bytes | None]] | None) -> DeadLetter:
-    """What a dead letter says of itself.
+    """What the headers of a dead letter say.
 
     Raises:
-        pydantic.ValidationError: a header is missing or no number where it must be one.
+        pydantic.ValidationError: a header is missing, or is no number where it must be one.
     """
     said = {name: (value or b"").decode(errors="replace") for name, value in headers or ()}
     return DeadLetter(

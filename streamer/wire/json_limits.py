@@ -1,6 +1,7 @@
-"""What a record's JSON may be beyond being valid: no deeper, with no more keys, and with no stranger numbers than any
-event of sense has. Every parser here is linear in the bytes, whose number is `limits.record_bytes_max`; these limits
-keep what comes after the parser, which may be a worker's own code, from strange shapes.
+"""Limits on valid JSON: its depth, its keys and its numbers must stay within what a sensible event has.
+
+Every parser here is linear in the bytes, and `limits.record_bytes_max` bounds those. These limits protect the code
+after the parser, which may be a worker's own, from strange shapes.
 
 Of equal keys the last one counts, as in every parser here.
 """
@@ -19,46 +20,46 @@ from streamer.errors import Reason
 DEPTH_MAX = 32
 KEYS_MAX = 10_000
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
-"""What an integer tensor holds."""
+"""The integers that a tensor can hold."""
 
 LIST, TABLE = b"["[0], b"{"[0]
 BRACKETS = bytes.maketrans(b"{}", b"[]")
 ALL_ELSE = bytes(set(range(256)) - set(b"{}[]"))
 FEW = 32
-"""Fewer texts are quicker counted one by one."""
+"""Fewer texts than this are counted faster one by one."""
 
 
 def opened(value: bytes) -> int:
-    """How often a list or a table is opened, those within strings too: no less than the depth."""
+    """How many lists and tables are opened, brackets within strings included: never less than the depth."""
     return value.count(LIST) + value.count(TABLE)
 
 
 def shallow(values: Sequence[bytes]) -> list[bool]:
-    """Which of these open no more than `DEPTH_MAX` lists and tables. To count them in each by itself took half as long
-    as to read it."""
+    """Whether each value opens no more than `DEPTH_MAX` lists and tables. Counting in each value by itself took half as
+    long as reading it."""
     if len(values) < FEW:
         return [opened(value) <= DEPTH_MAX for value in values]
-    text = np.frombuffer(b"".join([*values, b" "]), np.uint8)  # the last one begins within it even if it is empty
+    text = np.frombuffer(b"".join([*values, b" "]), np.uint8)  # even an empty last value begins within the text
     starts = [0, *accumulate(map(len, values[:-1]))]
     found = np.add.reduceat((text == LIST) | (text == TABLE), starts, dtype=np.int32)
     return (found <= DEPTH_MAX).tolist()  # type: ignore[no-any-return]
 
 
 def depth(value: bytes) -> int:
-    """How deep valid JSON is nested; of anything else, any number."""
+    """How deep valid JSON is nested; for anything else the number means nothing."""
     brackets = np.frombuffer(outside(value).translate(BRACKETS, ALL_ELSE), np.uint8)
     steps = np.where(brackets == LIST, np.int8(1), np.int8(-1))
     return int(steps.cumsum(dtype=np.int32).max(initial=0))
 
 
 def outside(value: bytes) -> bytes:
-    """Valid JSON without what is in its strings."""
+    """Valid JSON without the content of its strings."""
     bare = value.replace(b"\\\\", b"").replace(b'\\"', b"")
     return b"".join(bare.split(b'"')[::2])
 
 
 def exceeded(value: bytes, event: BaseModel) -> tuple[Reason, str] | None:
-    """Why an event that pydantic has read from `value` is none of ours all the same; None when it is."""
+    """Why an event is refused although pydantic has read it from `value`; None when it is not."""
     if opened(value) > DEPTH_MAX and (found := depth(value)) > DEPTH_MAX:
         return Reason.TOO_DEEP, f"the JSON is nested {found} deep, more than {DEPTH_MAX}"
     if value.count(b":") > KEYS_MAX and (found := outside(value).count(b":")) > KEYS_MAX:

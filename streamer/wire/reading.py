@@ -1,4 +1,4 @@
-"""Bytes to events: JSON as pydantic validates it, within the limits, opened where it is encrypted."""
+"""Bytes to events: JSON as pydantic validates it, within the limits, decrypted where it is encrypted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamer.wire.json_limits import LIST, TABLE, exceeded, shallow
 
 
 class EventReader:
-    """Reads records as events of one model. With a cipher, what is encrypted in a record is opened first."""
+    """Reads records as events of one model. With a cipher, it first decrypts what is encrypted in a record."""
 
     def __init__(self, event: type[Event], bytes_max: int, cipher: Cipher | None = None) -> None:
         self._validate: Callable[[bytes], Any] = event.__pydantic_validator__.validate_json
@@ -26,14 +26,14 @@ class EventReader:
         self._read = derive.decoder(event) or derive.Decoder(within, within)
         self._cipher = cipher
         if cipher is not None:
-            careful = _opening(cipher, self._read.careful)  # what was opened may be longer than it looked
+            careful = _opening(cipher, self._read.careful)  # a decrypted value may be longer than the record
             self._read = derive.Decoder(careful, careful)
             self._validate = _opening(cipher, self._validate)
         self._fields = pii.field_names(event)
         self._bytes_max = bytes_max
 
     def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`; those that have none, and why."""
+        """Fill in each item's `event`. Returns the items that have none, each with the reason."""
         (plain, careful), bytes_max = self._read, self._bytes_max
         nested, doubtful = [], []
         for item in items:
@@ -44,7 +44,7 @@ class EventReader:
                     if len(value) > WHOLE_MAX or not value.isascii():
                         item.event = careful(value)
                     elif LIST in value or value.rfind(TABLE) > 0:
-                        nested.append((item, value))  # how deep is quicker told of all together
+                        nested.append((item, value))  # the depth is found faster for all of them together
                     else:
                         item.event = plain(value)
                     continue
@@ -59,7 +59,7 @@ class EventReader:
         return [(item, rejected) for item in doubtful if (rejected := self._decode(item))]
 
     def read(self, records: Iterable[Record]) -> list[tuple[Record, Any, Rejected | None]]:
-        """Each record with its event, or with why it has none: for whoever reads beside the engine."""
+        """Each record with its event, or with the reason why it has none: for readers beside the engine."""
         items = [Item(record, Lane(record.partition)) for record in records]
         rejected = {id(item): why for item, why in self.decode_many(items)}
         return [(item.record, item.event, rejected.get(id(item))) for item in items]
@@ -91,7 +91,7 @@ class EventReader:
         if self._cipher is None and encryption.holds_sealed(value):
             return Rejected(Reason.NOT_DECRYPTED, "it is encrypted: set encryption.keys_file", "Reject")
         if self._cipher is not None and encryption.holds_sealed(self._cipher.open(value)):
-            return Rejected(Reason.NOT_DECRYPTED, "a field is encrypted that is not tagged as personal data", "Reject")
+            return Rejected(Reason.NOT_DECRYPTED, "an encrypted field is not tagged as personal data", "Reject")
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         reason = Reason.NOT_JSON if first["type"] == "json_invalid" else Reason.INVALID
         if "recursion limit" in first["msg"]:
@@ -103,7 +103,7 @@ def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def within(value: bytes) -> Any:
         event = read(value)
         if exceeded(value, event):
-            raise ValueError("beyond a limit")  # which one, is found out again when it is told
+            raise ValueError("beyond a limit")  # `_decode` then finds out which one
         return event
 
     return within

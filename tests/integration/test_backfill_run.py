@@ -136,8 +136,8 @@ def test_one_that_is_stopped_says_how_far_it_is_and_goes_on(span: Range) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--from", "start", "--to", "2100-01-01"), "name a time that is past"),
-        (("--from", "start", "--to", "start"), "name a time that is past"),
+        (("--from", "start", "--to", "2100-01-01"), "name a time in the past"),
+        (("--from", "start", "--to", "start"), "name a time in the past"),
         (("--from", "yesterday", "--to", "2026-01-01"), "write a time such as"),
         (("--from", "2026-01-02", "--to", "2026-01-01"), "is not before"),
         (("--from", "start", "--to", "2026-01-01", "--target", "{name}.doubles"), "find answers twice"),

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 
 from schemas import LEAD_SCORES, LeadEvent, LeadScore
-from streamer.models import Model
-from streamer.worker import Features, Tensors, Worker
+from streamer import Features, Model, Tensors, Worker
 from workers.lead_scoring import simulation
 from workers.lead_scoring.model import FEATURES, Network, Parameters, encode
 

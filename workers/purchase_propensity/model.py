@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from streamer.worker import Features
+from streamer import Features
 from workers.layers import two_layers
 from workers.purchase_propensity.windows import NAMES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas import InvoiceEvent, InvoiceLine
-from streamer.panes import Window
+from streamer import Window
 
 SPANS = ("1d", "7d", "28d", "364d")
 

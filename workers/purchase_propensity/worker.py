@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from schemas import PURCHASE_PROPENSITIES, InvoiceEvent, InvoiceLine, PurchasePropensity
-from streamer.models import Model
-from streamer.worker import Features, Tensors, Worker
+from streamer import Features, Model, Tensors, Worker
 from workers.purchase_propensity.model import Network, Parameters, encode
 from workers.purchase_propensity.windows import WINDOWS, bought
 

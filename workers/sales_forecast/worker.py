@@ -11,8 +11,7 @@ import torch
 
 from schemas import ARTICLE_FORECASTS, ArticleDayEvent, ArticleForecast
 from schemas.sales import HORIZON_DAYS
-from streamer.models import Model
-from streamer.worker import Features, Tensors, Worker
+from streamer import Features, Model, Tensors, Worker
 from workers.sales_forecast import simulation
 from workers.sales_forecast.days import DAYS
 from workers.sales_forecast.model import Network, Parameters, encode

@@ -12,8 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from schemas import TICKET_ROUTES, TicketEvent, TicketRoute
-from streamer.models import Model
-from streamer.worker import Features, Tensors, Worker
+from streamer import Features, Model, Tensors, Worker
 from workers.ticket_routing import simulation
 from workers.ticket_routing.model import TOKENS_MAX, Network, Parameters, tokens_of
 

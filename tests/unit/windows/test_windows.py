@@ -176,7 +176,7 @@ def test_a_worker_without_windows_is_told_what_to_declare() -> None:
     ("client", "said"),
     [
         ({"security.protocol": "sasl_ssl", "sasl.mechanism": "OAUTHBEARER"}, "cannot log in by OAUTHBEARER"),
-        ({"security.protocol": "ssl", "ssl.keystore.location": "x"}, "cannot heed ssl.keystore.location"),
+        ({"security.protocol": "ssl", "ssl.keystore.location": "x"}, "cannot use ssl.keystore.location"),
         ({"security.protocol": "ssl", "ssl.ca.location": "/nowhere"}, "No such file"),
     ],
 )
