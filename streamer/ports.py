@@ -77,7 +77,7 @@ class Sink(Protocol):
     def begin(self, positions: Positions, deadline: Deadline) -> Commit:
         """Hand over everything written so far. Returns a call that makes it and `positions` durable.
 
-        Until that call has ended only `write` may be called; after it `confirm` must be called.
+        Until that call has ended only `write` and `serve` may be called; after it `confirm` must be called.
 
         Raises, as does the call:
             Aborted: nothing happened; begin again (`Refused`: in vain, as long as the broker refuses).

@@ -1,5 +1,5 @@
-"""The engine: from a record that was polled to outcomes that are durable. No Kafka client, no device and no clock of
-its own is in here; the seams of `streamer.ports` bring them.
+"""The engine: from a record that was polled to outcomes that are durable. It has no Kafka client, no device and no
+clock of its own; the seams of `streamer.ports` bring them.
 
 loop          the owner thread: `Engine.step` names every stage
 ledger        in-order release: records are settled in any order and released in the order of arrival

@@ -190,7 +190,7 @@ class Attempts:
             self._keep()
 
     def reading(self, on: bool) -> None:
-        """Within, the owner thread works on records that are not on the device yet: a death is not the device's."""
+        """Note whether the owner thread works on records not yet on the device: a death then is not the device's."""
         self._store.reading(on)
 
     def _known(self, items: Iterable[Item]) -> list[tuple[Item, Deaths]]:

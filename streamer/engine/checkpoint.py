@@ -25,8 +25,9 @@ WAIT_S = 0.1
 class CommitPolicy(msgspec.Struct, frozen=True):
     """When to commit. After a commit the next one waits `rests` times as long as the last took, and `gap_s` at least.
     Half of that time ahead, ready outcomes go to the broker. Back to back, the broker is still completing the last
-    transaction, answers CONCURRENT_TRANSACTIONS, and all take many times as long. A commit never waits longer than
-    `interval_s`; under backlog it gathers outcomes for that long. One commit may take `timeout_s`."""
+    transaction, answers CONCURRENT_TRANSACTIONS, and all take many times as long. A commit waits no longer than
+    `interval_s` (or `gap_s`, if that is more); under backlog it gathers outcomes for that long. One commit may take
+    `timeout_s`."""
 
     interval_s: float = 0.1
     gap_s: float = 0.006

@@ -53,9 +53,9 @@ STAGES = (
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of records in flight and of dead letters. When more than `dead_ratio_max` of a partition's last
-    `DEAD_WINDOW` records are dead letters, or `dead_run_max` in a row, the worker stops instead of draining the
-    topic."""
+    """Bounds of records in flight and of dead letters. When more than `dead_ratio_max` of a partition's recent
+    records are dead letters (`DeadLetterLimits`), or more than `dead_run_max` in a row, the worker stops instead of
+    draining the topic."""
 
     poll_max: int = 1_000
     in_flight_max: int = 50_000

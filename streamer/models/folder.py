@@ -6,10 +6,9 @@ A version is one folder, written once and never changed:
     <models.dir>/<name>/<version>/model.toml          what is known of them, and the sha256 of every other file
     <models.dir>/<name>/<version>/model.sig           optional: the ed25519 signature of model.toml, 64 bytes
 
-Nothing is parsed before it is verified. The parser gets the very bytes that were hashed, so a file that is swapped in
-between cannot slip in. Folder and files are opened once each, and never through a link. Weights are safetensors alone:
-reading them cannot run code.
-"""
+Weights and files are verified before they are parsed; `model.toml` pins them, and its own parser trusts nothing. The
+parser gets the very bytes that were hashed, so a file that is swapped in between cannot slip in. Folder and files are
+opened once each, and never through a link. Weights are safetensors alone: reading them cannot run code."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class FeatureSettings(Section):
 
 class DeadLetterSettings(Section):
     """When the worker stops instead of turning a topic into dead letters: at more than `ratio_max` of the recent
-    records, or at `run_max` in a row in one partition."""
+    records, or more than `run_max` in a row, in one partition."""
 
     ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.5
     run_max: Positive = 1000

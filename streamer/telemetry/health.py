@@ -77,7 +77,8 @@ class Health:
 
 
 class HealthServer:
-    """Serves `/livez`, `/readyz`, `/startupz` and `/metrics`, the Open Inference Protocol's names of them, and a drain.
+    """Serves `/livez`, `/readyz`, `/startupz`, `/metrics`, the Open Inference Protocol's names of the first two, and a
+    drain.
 
     Anyone who can reach the port may read. `POST /drain` does what SIGTERM does, for a stop hook. It needs `token` as
     `Authorization: Bearer …`; without a token nobody may drain. A slow, large or unfinished request occupies one of

@@ -1,4 +1,4 @@
-"""Where a thread's time goes, stage by stage: two readings of a clock a stage, for any number of events."""
+"""Where a thread's time goes, stage by stage: one reading of a clock a stage, for any number of events."""
 
 from __future__ import annotations
 

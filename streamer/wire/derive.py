@@ -33,7 +33,8 @@ BOUNDS = {"ge", "gt", "le", "lt"}
 LENGTHS = {"min_length", "max_length"}
 CONFIG = {"strict", "extra_fields_behavior", "allow_inf_nan", "title", "hide_input_in_errors"}
 REPR = "__repr_args__"
-"""Python and pydantic call names with underscores by themselves. A model that is derived may redefine only this one."""
+"""Python and pydantic call names with underscores by themselves. A derived model may redefine only this one; a
+`__hash__` or `__replace__` of its own is not used."""
 
 
 class _Underivable(Exception):
