@@ -26,7 +26,7 @@ Sets = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after N.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Stop after N.")]
 
 
 def overrides(sets: Sequence[str] | None) -> dict[str, str]:

@@ -25,16 +25,22 @@ class Start(StrEnum):
     END = "end"
 
 
+class End(StrEnum):
+    END = "end"
+
+
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Events, predictions or dead letters (dlq.…).")]
 ShowPii = Annotated[
     bool, typer.Option("--show-pii", help="Show personal data too, and open what is encrypted if there are keys.")
 ]
 From = Annotated[Start, typer.Option("--from", help="Everything that is there first, or only what comes.")]
+To = Annotated[End | None, typer.Option("--to", help="Stop at the end that the topic has now.")]
 
 
 def tail(
     topic: Topic,
     start: From = Start.END,
+    end: To = None,
     limit: Limit = None,
     as_json: AsJson = False,
     show_pii: ShowPii = False,
@@ -45,7 +51,7 @@ def tail(
 
     Keys and fields that are tagged as personal data are hidden, and so is what a model does not know.
 
-    Example: streamer tail crm.leads.scores.v1 --from start --limit 10
+    Example: streamer tail crm.leads.scores.v1 --from start --to end
     """
     chosen = settings(config, sets)
     view = (whole if show_pii else masked)(topic, chosen.encryption.keys_file)
@@ -55,7 +61,8 @@ def tail(
         known = clients.partitions(consumer, chosen, topic, "READ")
         consumer.assign([TopicPartition(topic, partition, where) for partition in known])
         with clients.explained(consumer, chosen, needs("READ", "topic", topic), needs("DESCRIBE", "group", GROUP)):
-            for shown, message in enumerate(_messages(consumer), start=1):
+            messages = _messages(consumer) if end is None else _until_end(consumer, topic, known)
+            for shown, message in enumerate(messages, start=1):
                 print_json(as_object(message, view)) if as_json else print(as_line(message, view), flush=True)
                 if shown == limit:
                     return
@@ -88,6 +95,22 @@ def _messages(consumer: Any) -> Iterator[Any]:
                 yield message
             elif message.error().code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(message.error())
+
+
+def _until_end(consumer: Any, topic: str, known: list[int]) -> Iterator[Any]:
+    """The records before the ends that the partitions have now. The last offset may be the end marker of a
+    transaction, which is no record, or belong to one that is open: then the client reports the end."""
+    places = [TopicPartition(topic, partition) for partition in known]
+    ends = {place.partition: consumer.get_watermark_offsets(place, clients.TIMEOUT_S)[1] for place in places}
+    while ends:
+        for message in consumer.consume(500, 0.2):
+            partition, error = message.partition(), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if error is None and message.offset() < ends.get(partition, 0):
+                yield message
+            if error is not None or message.offset() >= ends.get(partition, 0) - 1:
+                ends.pop(partition, None)
 
 
 def _line(message: Any, view: View) -> str:

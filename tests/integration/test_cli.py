@@ -143,6 +143,28 @@ def test_tail_shows_committed_records_only(run: Run, kafka: Kafka, topic: str, g
     assert (said["key"], said["value"], said["partition"], said["offset"]) == ("k", "kept", 0, 2)
 
 
+@pytest.mark.parametrize("last", ["abort", "open", "records after it"])
+def test_tail_to_the_end_ends_by_itself(run: Run, kafka: Kafka, topic: str, group_id: str, last: str) -> None:
+    """Of four partitions one ends in marks of transactions, or in one that is open; the others are empty or plain."""
+    produce_many(kafka.bootstrap, topic, [(b"k", b"plain")] * 3, partition=1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": group_id})
+    producer.init_transactions(15)
+    for value, finish in ((b"kept", producer.commit_transaction), (b"gone", producer.abort_transaction)):
+        producer.begin_transaction()
+        producer.produce(topic, value, b"k", 0)
+        producer.flush(15)
+        if value == b"kept" or last != "open":
+            finish(15)
+    if last == "records after it":
+        produce_many(kafka.bootstrap, topic, [(b"k", b"plain")], partition=0)
+    code, out, _ = run("tail", topic, "--from", "start", "--to", "end", "--json")
+    found = sorted(json.loads(line)["value"] for line in out.splitlines())
+    assert (code, found) == (0, ["kept"] + ["plain"] * (4 if last == "records after it" else 3))
+    code, out, _ = run("tail", topic, "--from", "start", "--to", "end", "-n", "2", "--json")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert run("tail", topic, "--to", "end") == (0, "", "")
+
+
 def test_tail_from_the_end_shows_what_comes(run: Run, kafka: Kafka, topic: str) -> None:
     produce_many(kafka.bootstrap, topic, [(b"k", b"old")])
     stop = threading.Event()
