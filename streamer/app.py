@@ -23,6 +23,7 @@ from streamer.cache.answers import ContentKey, NearCache, Payoff, RedisCache
 from streamer.cache.redis_client import connect
 from streamer.clock import Clock, Deadline, SystemClock
 from streamer.device.devices import bound_memory
+from streamer.device.failures import ignore, show
 from streamer.device.graphs import worth_recording
 from streamer.device.runner import Inference, ThreadRunner
 from streamer.engine.attempts import Attempts, FileStore, MemoryStore
@@ -158,7 +159,8 @@ def warm_up(worker: Worker[Any, Any], inference: Inference) -> None:
         BadConfig: the model does not answer the example.
     """
     for size in WARM_UP_SIZES:
-        outcomes = inference.run([_example(worker) for _ in range(size)])
+        with inference.telling(show):  # the example is no personal data
+            outcomes = inference.run([_example(worker) for _ in range(size)])
         first = outcomes[0]
         if isinstance(first, Rejected):
             raise BadConfig(f"{worker.name} does not answer its own example: {first.reason}, {first.message}")
@@ -195,7 +197,8 @@ def _example(worker: Worker[Any, Any]) -> Item:
 
 
 def _runner(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> tuple[ThreadRunner, Inference]:
-    inference = Inference(worker, device, settings.limits.record_bytes_max - ENVELOPE_BYTES_MAX)
+    bytes_max = settings.limits.record_bytes_max - ENVELOPE_BYTES_MAX
+    inference = Inference(worker, device, bytes_max, show if settings.log.errors == "full" else ignore)
     return ThreadRunner(inference, settings.batch.timeout_s), inference
 
 

@@ -25,7 +25,7 @@ OK, WARN, FAILED = "ok", "warn", "failed"
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, ok, warn or failed, what was seen and the cure; `code` of a failure."""
+    """One line: the check, its result (ok, warn or failed), what was seen, and the cure. A failure has a `code`."""
 
     check: str
     result: str
@@ -61,7 +61,7 @@ def check(
 
 
 def _as_toml(key: str, value: Any, origin: str) -> str:
-    """A line that can be pasted into streamer.toml; what cannot stand there is a comment."""
+    """A line to paste into streamer.toml. A setting that cannot stand there becomes a comment."""
     section, _, name = key.partition("kafka.client.")
     dotted = f"kafka.client.{json.dumps(name)}" if not section and name else key
     if value is None:
@@ -79,7 +79,7 @@ def _all(chosen: Settings, name: str) -> Iterator[Finding]:
     except Exit as error:
         yield Finding("worker", FAILED, str(error), error.code)
         return
-    # A file's module has a name of ours, which says nothing to its author.
+    # A worker from a file has a module name that streamer made up; it would tell its author nothing.
     yield Finding("worker", OK, name if ".py:" in name else f"{found.__module__}:{found.__name__}")
     schema = _guarded("schema", lambda: _schema(found))
     yield schema
@@ -98,7 +98,7 @@ def _all(chosen: Settings, name: str) -> Iterator[Finding]:
 
 
 def _guarded(check: str, look: Any) -> Finding:
-    """One check; an error of ours is its failure, and an unforeseen one of the worker's code too."""
+    """Run one check. An error of ours makes it fail; so does an unforeseen error of the worker's code."""
     try:
         return Finding(check, OK, look())
     except Exit as error:
@@ -142,7 +142,7 @@ def _dry_run(chosen: Settings, worker: Any) -> str:
     model = None
     if worker.model:
         model = models.find(chosen.models.dir, worker.model, chosen.models.version, chosen.models.public_key)
-    answers = testing.serve(worker, [worker.example], testing.Bench(model=model))
+    answers = testing.serve(worker, [worker.example], testing.Bench(model=model, on_error=testing.show))
     if answers.dead_letters:
         dead = answers.dead_letters[0]
         raise BadConfig(f"the example becomes a dead letter ({dead.reason}: {dead.message}); mend the worker")
@@ -194,6 +194,6 @@ def _cache(chosen: Settings) -> str:
     client = connect(chosen.cache.url.get_secret_value(), int(clients.TIMEOUT_S * 1000))
     try:
         client.ping()
-    except Exception as error:  # whatever it says may quote the URL with its password
+    except Exception as error:  # its text may quote the URL with the password
         raise Unreachable(f"Redis does not answer: {why(error)}") from None
     return "Redis answers"

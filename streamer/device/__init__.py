@@ -2,7 +2,8 @@
 
 runner   the thread that encodes, runs the model and decodes; a batch that fails is halved
 devices  the CPU and a CUDA device, with one shape: `launch` starts a batch, its result is waited for
+failures  what an exception of the worker or of the device means, and what may be told of it
 graphs   which CUDA graphs are recorded, and which recording serves a batch
 """
 
-__all__ = ["devices", "graphs", "runner"]
+__all__ = ["devices", "failures", "graphs", "runner"]

@@ -10,9 +10,8 @@ import faulthandler
 import queue
 import threading
 import time
-import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,8 +20,8 @@ from pydantic import BaseModel
 
 from schemas import Event
 from streamer.clock import Deadline
-from streamer.device import devices
 from streamer.device.devices import Device, Launched, open_device
+from streamer.device.failures import OnError, broken, ignore, rejection
 from streamer.errors import DeviceFailed, Exit, Internal, Reason, Reject
 from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
 from streamer.telemetry.stopwatch import Stopwatch
@@ -108,10 +107,17 @@ class Pending:
 class Inference:
     """A worker on a device: items in, one answer or rejection each out. No threads, no queues."""
 
-    def __init__(self, worker: Worker[Any, Any], device: torch.device | Device, answer_bytes_max: int) -> None:
+    def __init__(
+        self,
+        worker: Worker[Any, Any],
+        device: torch.device | Device,
+        answer_bytes_max: int,
+        on_error: OnError = ignore,
+    ) -> None:
         self._worker = worker
         self._device = open_device(device) if isinstance(device, torch.device) else device
         self._answers = Answers(worker.answer, answer_bytes_max)
+        self._on_error = on_error
         self._reads_features = overrides(worker, "feature_key")
         self.stopwatch = Stopwatch(time.perf_counter, "encode", "predict", "answer")
 
@@ -123,6 +129,15 @@ class Inference:
             DeviceFailed: the device itself is broken; only a new process helps.
         """
         return self.end(self.begin(items))
+
+    @contextmanager
+    def telling(self, on_error: OnError) -> Iterator[None]:
+        """Within, `on_error` gets each exception behind a rejection."""
+        before, self._on_error = self._on_error, on_error
+        try:
+            yield
+        finally:
+            self._on_error = before
 
     def record(self, batches: Iterable[Sequence[Event]]) -> int:
         """Let the device record a run of each of these batches, until it takes no more. Returns how many it recorded.
@@ -139,7 +154,7 @@ class Inference:
                 recorded += 1
             return recorded
         except torch.AcceleratorError as error:
-            raise _broken(error) from error
+            raise broken(error) from error
 
     def begin(self, items: Sequence[Item]) -> Pending:
         """Encode a batch and start it on the device, which may still be busy with the one before. `end` handles a
@@ -157,10 +172,10 @@ class Inference:
             self.stopwatch.lap("encode")
             pending.launched = self._device.launch(self._worker.predict, tensors)
         except torch.AcceleratorError as error:
-            raise _broken(error) from error
+            raise broken(error) from error
         except Exception as error:
             # One bad event must never take the worker down, so whatever the model raises is a rejection.
-            pending.failed = rejection(error)
+            pending.failed = self._rejected(error)
         self.stopwatch.lap("predict")
         return pending
 
@@ -194,9 +209,13 @@ class Inference:
             return self._answer(pending)
         except torch.AcceleratorError as error:
             # A device-side assert or an illegal access poisons the whole context: every later call fails too.
-            raise _broken(error) from error
+            raise broken(error) from error
         except Exception as error:
-            return rejection(error)
+            return self._rejected(error)
+
+    def _rejected(self, error: Exception) -> Rejected:
+        self._on_error(error)
+        return rejection(error)
 
     def _encode(self, items: Sequence[Item]) -> Tensors:
         events = [item.event for item in items]
@@ -229,10 +248,6 @@ class Inference:
         return [next(left) if ok else NOT_FINITE for ok in finite]
 
 
-def _broken(error: torch.AcceleratorError) -> DeviceFailed:
-    return DeviceFailed(f"the device failed ({type(error).__name__}); start the process again")
-
-
 def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
     finite = torch.ones(rows, dtype=torch.bool)
     for name, tensor in outputs.items():
@@ -242,25 +257,6 @@ def _finite_rows(outputs: Tensors, rows: int) -> list[bool]:
         if tensor.is_floating_point():
             finite &= torch.isfinite(tensor).reshape(rows, -1).all(dim=1)
     return finite.tolist()
-
-
-def rejection(error: Exception) -> Rejected:
-    """The rejection of an event on which the worker fails."""
-    name = type(error).__name__
-    if isinstance(error, Reject):
-        return Rejected(reason=error.reason, message=error.message, error=name)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return Rejected(reason=Reason.OUT_OF_MEMORY, message="no memory even for this event alone", error=name)
-    # The text of a foreign exception may quote the event; headers and logs must not. Its line quotes nothing.
-    return Rejected(reason=Reason.MODEL_ERROR, message=f"the worker raised {name}{_place(error)}", error=name)
-
-
-def _place(error: Exception) -> str:
-    """The place in the worker's file that raised the error or made the call that failed; empty when it is not known."""
-    ours = (__file__, devices.__file__)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
-    own = [frame for frame in frames if frame.filename == frames[0].filename]
-    return f" in {own[-1].name}, line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
 
 
 class Begun(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from streamer.cache.answers import ContentKey
-from streamer.device.runner import rejection
+from streamer.device.failures import rejection
 from streamer.engine.ledger import Ledger
 from streamer.engine.sharing import Sharing
 from streamer.ports import Cache, Codec, FeatureStore

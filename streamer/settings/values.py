@@ -160,10 +160,12 @@ class LimitSettings(Section):
 
 
 class LogSettings(Section):
-    """`auto` is console on a terminal and JSON elsewhere."""
+    """`format` auto is console on a terminal and JSON elsewhere. `errors` full writes the exceptions of a worker to
+    stderr, whole, for development: their text may quote an event."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
+    errors: Literal["class", "full"] = "class"
 
 
 class Settings(BaseSettings):

@@ -12,6 +12,7 @@ serving  the script above, the engine put together from fakes, and what it publi
 fakes    source, sink, cache, features, runner and clock of a test
 """
 
+from streamer.device.failures import show
 from streamer.testing.fakes import (
     CRASH,
     LOSE,
@@ -54,4 +55,5 @@ __all__ = [
     "records",
     "serve",
     "serving",
+    "show",
 ]

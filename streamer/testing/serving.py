@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from schemas import DeadLetter, Event, Prediction
 from streamer.cache.answers import ContentKey
 from streamer.clock import Clock, Deadline
+from streamer.device.failures import OnError, ignore
 from streamer.device.runner import Inference
 from streamer.engine.attempts import Attempts, MemoryStore, Store
 from streamer.engine.batcher import Batcher, CostModel
@@ -64,6 +65,7 @@ class Bench(msgspec.Struct, frozen=True):
     seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch.items)
     commit_s: float = 0.002
     attempts: Store = msgspec.field(default_factory=MemoryStore)
+    on_error: OnError = ignore
 
 
 def records(entries: Iterable[Entry], topic: str, partitions: int = 1) -> list[Record | Marker]:
@@ -88,6 +90,7 @@ def serve(worker: Worker[Any, Any], script: Iterable[Entry], bench: Bench | None
     """Serve a script to its end, through every crash, and return what was published.
 
     The worker is loaded on the CPU, from `bench.model` or without files.
+    `Bench(on_error=show)` writes its exceptions to stderr.
     """
     bench = bench or Bench()
     model = bench.model or Model.none(worker.name)
@@ -140,7 +143,7 @@ def parts_of(
     """What an engine on fakes drives."""
     identity = Identity(worker.name, model.version, model.digest, "testing")
     costs = CostModel()
-    runner: Runner = FakeRunner(Inference(worker, torch.device("cpu"), 1_000_000), clock, bench.seconds)
+    runner: Runner = FakeRunner(Inference(worker, torch.device("cpu"), 1_000_000, bench.on_error), clock, bench.seconds)
     return Parts(
         worker=worker,
         source=FakeSource(kafka, clock),

@@ -33,6 +33,35 @@ def test_a_model_that_does_not_answer_its_example_does_not_start():
         app.warm_up(Broken(), Inference(Broken(), torch.device("cpu"), 1000))
 
 
+def test_the_exception_behind_it_is_shown_whole_with_the_workers_own_lines(capsys):
+    class Broken(Echo):
+        def predict(self, tensors):
+            return self.network(tensors)
+
+        def network(self, tensors):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(BadConfig):
+        app.warm_up(Broken(), Inference(Broken(), torch.device("cpu"), 1000))
+    shown = capsys.readouterr().err
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in shown
+    assert "in network" in shown
+    assert "streamer/device" not in shown
+
+
+@pytest.mark.parametrize(("errors", "told"), [("class", False), ("full", True)])
+def test_on_the_stream_the_text_of_an_exception_is_shown_only_if_asked_for(capsys, errors, told):
+    class Broken(Echo):
+        def decode(self, events, outputs):
+            raise RuntimeError("a customer's words")
+
+    settings = Settings.model_validate({"log": {"errors": errors}})
+    _, inference = app._runner(settings, Broken(), torch.device("cpu"))
+    (outcome,) = inference.run([app._example(Broken())])
+    assert "customer" not in outcome.message
+    assert ("a customer's words" in capsys.readouterr().err) is told
+
+
 def test_warm_up_runs_one_event_and_a_batch():
     worker = Echo()
     app.warm_up(worker, Inference(worker, torch.device("cpu"), 1000))
