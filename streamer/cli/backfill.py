@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 START = "start"
 LOOK_S = 1.0
 STILL_S = 3.0
-"""A position that has not moved for so long may stand before nothing but marks of transactions."""
+"""When an offset has not moved for this long, perhaps only marks of transactions follow it."""
 TRIES = 5
 TRANSACTION_S = 30.0
 
@@ -41,7 +41,7 @@ From = Annotated[
     str,
     typer.Option("--from", metavar="TIME", help="The first record, by when it was written: 2026-01-31, or start."),
 ]
-To = Annotated[str, typer.Option("--to", metavar="TIME", help="The first record that is not answered; a time past.")]
+To = Annotated[str, typer.Option("--to", metavar="TIME", help="The first record that is not answered; a past time.")]
 Target = Annotated[
     str | None, typer.Option("--target", metavar="T", help="Where predictions go; default: <target>.backfill.")
 ]
@@ -58,10 +58,10 @@ def backfill(
 ) -> None:
     """Answer a range of a topic, exactly once, in a group of its own, and end.
 
-    Times are UTC where they name no zone. The same command goes on where it was, after whatever ended it. Started on
-    several machines (with the same words) it shares the partitions, and all of them end when the range is done.
-    For a week after its last commit, that is (the broker's offsets.retention.minutes): later it begins again.
-    Dead letters go where they always go. Features are those of now; `streamer features backfill` makes those of then.
+    A time without a zone is UTC. After any interruption the same command goes on where it was, up to a week after its
+    last commit (the broker's offsets.retention.minutes); later it begins again. Started on several machines, with the
+    same words, it shares the partitions; all of them end when the range is done. Dead letters go where they always go.
+    Features are the present ones; `streamer features backfill` makes the past ones.
 
     Example: streamer backfill lead-scoring --from 2026-01-01 --to 2026-02-01
     """
@@ -84,7 +84,7 @@ def backfill(
         raise Usage(f"{found.name} reads windows, which are those of {found.source}; leave --topic out")
     asked = hashlib.blake2b(f"{source} {start} {end} {target}".encode(), digest_size=4).hexdigest()
     group = f"{chosen.kafka.group(found.name)}.backfill.{asked}"
-    port = {} if "port" in chosen.http.model_fields_set else {"port": 0}  # that of a worker beside it
+    port = {} if "port" in chosen.http.model_fields_set else {"port": 0}  # a worker beside it uses the configured one
     own = {"kafka": chosen.kafka.model_copy(update={"group_id": group}), "http": chosen.http.model_copy(update=port)}
     chosen = chosen.model_copy(update=own)
     logs.configure(chosen.log.level, chosen.log.format)
@@ -118,7 +118,7 @@ def time_ms(text: str) -> int | None:
 
 
 class Fenced(Exception):
-    """Another process does the same, and came later."""
+    """A later process does the same, and fences this one."""
 
 
 class _Span:
@@ -149,7 +149,7 @@ class _Span:
                     return
                 with suppress(Fenced):
                     self._put_at_start()
-        raise Temporary(f"others begin {self._group} again and again; start it again")
+        raise Temporary(f"other replicas keep beginning {self._group} at the same time; start it again")
 
     def _begun(self) -> bool:
         return any(tp.offset >= 0 for tp in self._committed())
@@ -159,7 +159,7 @@ class _Span:
         return clients.committed(self._consumer, self._topic, self._partitions, TRANSACTION_S)
 
     def _put_at_start(self) -> None:
-        """Commits all offsets or none. Its transactional id fences a replica that began the same a moment before."""
+        """Commit all offsets or none. Its transactional id fences a replica that began the same a moment before."""
         producer = clients.producer(self._settings, transactional_id=f"{self._group}.start")
         places = [TopicPartition(self._topic, p, offset) for p, offset in self.starts.items()]
         try:
@@ -175,14 +175,14 @@ class _Span:
             raise
 
     def topics(self, names: list[str]) -> None:
-        """Make what is missing, with as many partitions as the source has."""
+        """Make the missing topics, with as many partitions as the source has."""
         client = clients.admin(self._settings)
         there = clients.counts(client, self._settings, names, "WRITE")
         missing = [name for name, count in there.items() if count is None]
         topics.create(client, self._settings, {name: len(self._partitions) for name in missing}, None)
 
     def done(self) -> bool:
-        """Whether every record of the range is answered, by whomever."""
+        """Whether every record of the range is answered, by any replica."""
         with self._lock, clients.explained(self._consumer, self._settings, *self._needed):
             self._look()
         return len(self._finished) == len(self._partitions)
@@ -211,7 +211,7 @@ class _Span:
         try:
             return self.done()
         except Unreachable as error:  # the broker is away: the worker waits for it, and so do we
-            log.warning("how far the range is, is not known now", error=str(error))
+            log.warning("progress of the range is not known now", error=str(error))
             return False
 
     def _look(self) -> None:
@@ -230,8 +230,8 @@ class _Span:
                 self._moved[partition] = position, time.monotonic()
 
     def _nothing_left(self, partition: int, position: int, patience_s: float) -> bool:
-        """Whether no reader is ever given a record between here and the end. What was aborted in between may be much to
-        read over, so each look is more patient."""
+        """Whether no record that a reader can get lies between here and the end. Many aborted records may lie between,
+        so each look is more patient."""
         self._consumer.assign([TopicPartition(self._topic, partition, position)])
         try:
             for message in self._consumer.consume(1, patience_s):

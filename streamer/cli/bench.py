@@ -1,4 +1,4 @@
-"""`streamer bench`: how fast a worker is here, what holds it, and which settings follow."""
+"""`streamer bench`: how fast a worker is here, what limits it, and which settings follow."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SECONDS = 5.0
 
 Rates = Annotated[
     list[float] | None,
-    typer.Option("--rate", min=0.1, metavar="R", help="Send R events a second and time the answers; may come again."),
+    typer.Option("--rate", min=0.1, metavar="R", help="Send R events a second and time the answers; may be repeated."),
 ]
-Saturate = Annotated[bool, typer.Option("--saturate", help="Work off a backlog; what is done without --rate.")]
+Saturate = Annotated[bool, typer.Option("--saturate", help="Work off a backlog; the default without --rate.")]
 Events = Annotated[int | None, typer.Option("--events", min=10, metavar="N", help="Events of each run.")]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", min=1, metavar="S", help=f"About how long each run is; {SECONDS:.0f} without it."),
+    typer.Option("--seconds", min=1, metavar="S", help=f"About how long each run is; default: {SECONDS:.0f}."),
 ]
 Delivery = Annotated[str | None, typer.Option("--delivery", metavar="GUARANTEE", help="exactly_once or at_least_once.")]
 EventFile = Annotated[
@@ -70,7 +70,7 @@ def bench(**given: Any) -> None:
         raise Usage("--events and --seconds both say how long a run is; give one of them")
     guarantee = {} if asked.delivery is None else {"delivery": asked.delivery}
     settings = configuration.load(asked.config, {**overrides(asked.sets), **guarantee})
-    # Imported here: they bring torch, for which the other verbs need not wait.
+    # Imported here: they import torch, and the other verbs need not wait for it.
     from streamer.bench import report, session
 
     options = session.Options(
@@ -98,5 +98,5 @@ def bench(**given: Any) -> None:
         raise Internal(f"{'; '.join(found.faults)}. What the workers logged is in {found.logs}")
 
 
-# A function may have eight arguments, this verb has more options: they are one value, whose fields typer reads here.
+# A function may have eight arguments, and this verb has more options: typer reads them from the fields of one value.
 bench.__signature__ = inspect.signature(Asked, eval_str=True)  # type: ignore[attr-defined]

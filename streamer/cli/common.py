@@ -18,7 +18,7 @@ from streamer.settings.secret_files import cure, in_the_open
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings; without it ./streamer.toml or one of the usual places."),
+    typer.Option("--config", metavar="FILE", help="Settings; default: ./streamer.toml or one of the usual places."),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -59,7 +59,7 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table on a terminal; tab-separated lines, first their names, anywhere else. None is shown as nothing."""
+    """A table on a terminal; elsewhere tab-separated lines, with the names first. None is shown as an empty cell."""
     if not rows:
         return
     cells = [["" if value is None else str(value) for value in row.values()] for row in rows]

@@ -40,15 +40,15 @@ log = structlog.get_logger(__name__)
 CHUNK = 2_000
 TRANSACTION_S = 30.0
 TIMEOUT_MS = "60000"
-"""Of a transaction: a day of a great many entities must fit."""
+"""Transaction timeout: a day with a great many entities must fit."""
 IDLE_S = 30.0
-"""A partition that is read to its end and has had nothing for so long keeps no day open."""
+"""A partition that was read to its end and has had no record for this long keeps no day open."""
 LOOK_S = 2.0
 TARGET_PARTITIONS_MAX = 250
-"""Of so many the offsets fit into what a broker keeps beside a committed position (offset.metadata.max.bytes)."""
+"""The offsets of this many fit into the metadata of a committed offset (the broker's offset.metadata.max.bytes)."""
 GO_ON = "set kafka.group_id to another name, to count from the start again, with --since after that day"
 UNREADABLE = "unreadable"
-"""Beside the verdicts: what the topic's own worker dead-letters."""
+"""Counted like a verdict: an event that the topic's own worker dead-letters."""
 
 Since = Annotated[
     datetime | None,
@@ -60,8 +60,8 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
     """Send a worker an event of each entity for every day that is over, until SIGTERM or Ctrl-C.
 
     It reads all partitions of the topic that the worker's days are made of. A day is over when every partition has
-    come an hour past its end, by the events' own times (UTC). Its events and the note that it was sent are one
-    transaction: each day is sent once, whatever happens. Run one of it: a second one takes over from the first.
+    come an hour past its end, by the events' own times (UTC). One transaction holds the day's events and the note that
+    it was sent: each day is sent once, whatever happens. Run one process: a second one takes over from the first.
 
     Example: streamer days sales-forecast --since 2026-01-01
     """
@@ -91,8 +91,8 @@ def days(worker: WorkerName, since: Since = None, sets: Sets = None, config: Con
 
 
 class _Note(msgspec.Struct):
-    """What is kept beside the positions: the last day that was told, where in each partition of the target its events
-    begin (None where it has none), and how many they are."""
+    """The metadata of the committed offsets: the last day that was emitted, the offset in each partition of the target
+    where its events begin (None without events), and the number of its events."""
 
     told: int = NEVER
     at: list[int | None] = []
@@ -120,7 +120,7 @@ class _Session:
         self._sent_at: dict[int, int] = {}
         self._failed: list[KafkaError] = []
         self._consumer = clients.consumer(chosen, name)
-        # What a transaction that is still open hides from the other.
+        # It sees the records of open transactions, which are hidden from the other consumer.
         self._ends = clients.consumer(chosen, name, isolation_level="read_uncommitted")
         needed = (
             *(needs("READ", "topic", topic) for topic in (days.event.topic, target)),
@@ -132,10 +132,8 @@ class _Session:
             clients.permitted(chosen, target, "READ", "WRITE")
             self._target_count = len(clients.partitions(self._consumer, chosen, target, "WRITE"))
             if self._target_count > TARGET_PARTITIONS_MAX:
-                raise BadConfig(
-                    f"{target} has {self._target_count} partitions, where {TARGET_PARTITIONS_MAX} are the most"
-                )
-            # First of all: it ends what a predecessor has left open, and the predecessor too.
+                raise BadConfig(f"{target} has {self._target_count} partitions; {TARGET_PARTITIONS_MAX} is the maximum")
+            # First of all: it ends a predecessor's open transaction, and fences the predecessor.
             self._producer = clients.producer(chosen, transactional_id=name, transaction_timeout_ms=TIMEOUT_MS)
             self._producer.init_transactions(TRANSACTION_S)
             self._calendar, self._position = self._resumed()
@@ -150,7 +148,7 @@ class _Session:
         self._ends.close()
 
     def run(self, stopping: threading.Event, health: Health) -> None:
-        """Read and tell until it is to stop.
+        """Read and emit until `stopping` is set.
 
         Raises:
             Exit: it cannot go on. The next process reads again what was not emitted.
@@ -169,20 +167,20 @@ class _Session:
                     return
 
     def _resumed(self) -> tuple[Calendar, dict[int, int]]:
-        """What a predecessor knew and where it was; else the beginning."""
+        """The state and offsets of a predecessor; without one, the beginning."""
         noted = clients.committed(self._consumer, self._days.event.topic, self._partitions, TRANSACTION_S)
         there = [tp for tp in noted if tp.offset >= 0]
         if wrong := [tp.partition for tp in there if not tp.metadata]:
             raise BadConfig(
-                f"group {self._name} has positions that streamer days has not written (partition {wrong[0]}): it does "
-                "not know which days were told. Set kafka.group_id to another name, with --since after the last of them"
+                f"group {self._name} has positions that streamer days has not written (partition {wrong[0]}), so the "
+                "days that were sent are not known. Set kafka.group_id to another name, with --since after the last one"
             )
         notes = [msgspec.json.decode(tp.metadata or "", type=_Note) for tp in there]
         last = max(notes, key=lambda note: note.told, default=_Note())
         if not notes and self._since is None and any(high > low for low, high in self._target_marks()):
             raise BadConfig(
-                f"{self._target} has days already, and group {self._name} no positions, as after a week without any: "
-                "name the first day that is to be sent with --since"
+                f"{self._target} has days already, but group {self._name} has no offsets; a broker deletes them after "
+                "a week without commits. Name the first day to send with --since"
             )
         calendar = Calendar(self._days, self._partitions, SystemClock(), last.told)
         restored = 0
@@ -200,14 +198,14 @@ class _Session:
         return [self._consumer.get_watermark_offsets(place, clients.TIMEOUT_S) for place in places]
 
     def _told_last(self, at: dict[int, int]) -> Iterator[Event]:
-        """The events of the last day that was told, from where they begin."""
+        """The events of the last day that was emitted, from their first offsets."""
         model = type(self._days.told("example", date_of(0), [0] * self._days.history))
         left = set(at)
         for partition, offset in at.items():
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._target, partition), clients.TIMEOUT_S)
             if offset < low:
                 raise Unreachable(
-                    f"{self._target}/{partition} has lost the last day, which is what goes on from: {GO_ON}"
+                    f"{self._target}/{partition} has lost the last day, which this process needs to go on: {GO_ON}"
                 )
         self._consumer.assign([TopicPartition(self._target, partition, offset) for partition, offset in at.items()])
         heard = time.monotonic()
@@ -222,7 +220,7 @@ class _Session:
                 else:
                     raise KafkaException(error)
             if time.monotonic() - heard > TRANSACTION_S:
-                raise Unreachable(f"the broker does not give what is in {self._target}; start it again")
+                raise Unreachable(f"the broker stopped sending the records of {self._target}; start it again")
 
     def _take(self, messages: Iterable[Any]) -> None:
         counts: Counter[str] = Counter()
@@ -238,7 +236,8 @@ class _Session:
         for record, event, rejected in self._reader.read(records):
             if rejected is not None and rejected.reason is Reason.NOT_DECRYPTED:
                 raise BadConfig(
-                    f"{self._days.event.topic} is encrypted, and by no key that is known here: it would count nowhere"
+                    f"{self._days.event.topic} is encrypted with a key that is not known here: its events would not "
+                    "be counted"
                 )
             counts[UNREADABLE if rejected is not None else self._verdict(record, event)] += 1
             self._position[record.partition] = record.offset + 1
@@ -248,12 +247,12 @@ class _Session:
     def _verdict(self, record: Record, event: Event) -> str:
         try:
             return self._calendar.take(record, event)
-        except Exception as error:  # of the worker's own code; its text may quote the event
-            log.warning("an event that the days fail on", error=type(error).__name__, offset=record.offset)
+        except Exception as error:  # the worker's own code failed; the text may quote the event
+            log.warning("the days failed on an event", error=type(error).__name__, offset=record.offset)
             return UNREADABLE
 
     def _look(self) -> None:
-        """Which partitions are idle: at their end for a while, and still; one whose broker does not answer is not."""
+        """Find the idle partitions: at their end for a while, and still. If the broker does not answer, none is."""
         topic, now = self._days.event.topic, time.monotonic()
         candidates = {partition: end for partition, (since, end) in self._ended.items() if now - since >= IDLE_S}
         try:
@@ -266,12 +265,12 @@ class _Session:
         self._idle = {partition for partition, (_, high) in marks.items() if high == candidates[partition]}
         self._looked_at = time.monotonic()
         if self._late:
-            log.info("records of days that were told: too late, or counted before a restart", records=self._late)
+            log.info("records of days that are closed: too late, or counted before a restart", records=self._late)
             self._late = 0
 
     def _tell(self, day: int, health: Health) -> None:
-        """One transaction: the day's events, and where to go on after it. Of a day on which nobody has anything to tell
-        nothing is noted: it is as empty when it is read again."""
+        """One transaction: the day's events, and the offsets to go on from. A day without events leaves no note: it is
+        just as empty when it is read again."""
         self._sent_at, self._failed, events = {}, [], 0
         told = self._calendar.tell(day)
         if (first := next(told, None)) is None:
@@ -306,14 +305,14 @@ class _Session:
         return msgspec.json.encode(_Note(day, at, events)).decode()
 
     def _given_up(self, error: Exception) -> str:
-        """Abort, so that nobody waits for this transaction; and why it failed."""
+        """Abort, so that no reader waits for this transaction. Returns why it failed."""
         try:
             self._producer.abort_transaction(TRANSACTION_S)
         except KafkaException as said:
             error = said
         failure = error.args[0]
         if isinstance(failure, KafkaError) and failure.code() in clients.FENCED:
-            return "another process tells these days now"
+            return "another process emits these days now"
         return failure.str() if isinstance(failure, KafkaError) else str(failure)
 
     def _send(self, event: Event) -> None:

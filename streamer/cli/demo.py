@@ -32,9 +32,8 @@ def demo(
 ) -> None:
     """Answer a stream of invented events on this machine and account for every one.
 
-    Starts a broker, a cache and every installed worker but those with windows; needs nothing else. Some events are
-    broken on purpose.
-    Ctrl-C stops and sums up, a second one leaves at once.
+    It starts a broker, a cache and every installed worker except those with windows; it needs nothing else. Some
+    events are broken on purpose. Ctrl-C stops and sums up; a second Ctrl-C ends at once.
 
     Example: streamer demo --seconds 30 --rate 500
     """
@@ -57,6 +56,6 @@ def demo(
         print_json(msgspec.to_builtins(summary))
     if not summary.accounted:
         raise Exit(
-            f"not every event has its outcome; what the workers logged is in {summary.logs}. A mock broker forgets "
-            "what a slow machine leaves lying: try a lower --rate, or a real Kafka with --bootstrap"
+            f"not every event has its outcome; the logs of the workers are in {summary.logs}. A mock broker drops "
+            "records that a slow machine does not read in time: try a lower --rate, or a real Kafka with --bootstrap"
         )

@@ -23,7 +23,7 @@ from streamer.kafka.rights import needs
 from streamer.settings import Settings
 from streamer.telemetry.progress import progress
 
-if TYPE_CHECKING:  # they bring the worker's world, for which --help need not wait
+if TYPE_CHECKING:  # they import what a worker needs, and --help need not wait for it
     from streamer.features.backfill import Seen
     from streamer.records import Record
 
@@ -51,11 +51,11 @@ def backfill(
     sets: Sets = None,
     config: ConfigFile = None,
 ) -> None:
-    """Make the features of a worker's windows at every event again: a line each, to train on.
+    """Make the features of a worker's windows again, as of every event: one line each, to train on.
 
-    The events are read from the first to what is there now, and each line counts all records of its entity up to the
-    event, as the worker sees them when nothing lags. With --as-logged it counts what the worker did see: that equals
-    what was logged (features.log_share) value by value, or something is wrong.
+    It reads the events from the first to the last that is there now. Each line counts all records of its entity up to
+    the event, as the worker sees them when nothing lags. With --as-logged it counts what the worker did see: the values
+    must equal those that were logged (features.log_share), or something is wrong.
 
     Example: streamer features backfill purchase-propensity --out features.jsonl
     """
@@ -84,7 +84,7 @@ def backfill(
 
 @contextmanager
 def _written(out: Path | None) -> Iterator[IO[str]]:
-    """Where the lines go; a file is there when it is whole."""
+    """Where the lines go. A file gets its name only when it is complete."""
     if out is None:
         with nullcontext(sys.stdout) as lines:
             yield lines
@@ -96,7 +96,7 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
 
 
 def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[Seen]:
-    """The events among records, and whose they are; as the windows read them."""
+    """The valid events among the records, with their entities, as the windows read them."""
     from streamer.features.backfill import Seen
     from streamer.privacy import encryption
     from streamer.wire.reading import EventReader
@@ -134,7 +134,7 @@ def _from_topic(chosen: Settings, topic: str) -> Iterator[Record]:
 
 
 def _logged(chosen: Settings, worker: Any) -> dict[tuple[int, int], int]:
-    """Of each place in the source topic whose features were logged: up to which offset they had been counted."""
+    """For each (partition, offset) of the source topic whose features were logged: the offset that they count up to."""
     found, topic = {}, used_features(worker.target)
     if clients.counts(clients.admin(chosen), chosen, [topic], "READ")[topic] is None:
         raise Unreachable(

@@ -94,8 +94,8 @@ def _samples(consumer: Any, chosen: Settings, topic: str, group: str) -> list[Sa
 def _oldest(
     consumer: Any, chosen: Settings, topic: str, samples: list[Sample]
 ) -> tuple[dict[int, float], dict[Sample, Sample]]:
-    """Partition to the age of its oldest unread record in seconds; and, for what is behind by nothing but marks of
-    transactions, which no reader is ever given, the sample as it should be."""
+    """Partition to the age of its oldest unread record in seconds. And for a sample that is behind only by marks of
+    transactions, which no reader ever gets: the corrected sample."""
     ages: dict[int, float] = {}
     answered: dict[Sample, Sample] = {}
     waiting = {sample.partition: sample for sample in samples if sample.behind}

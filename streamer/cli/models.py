@@ -21,11 +21,11 @@ def group() -> None:
 def sign(
     name: Annotated[str, typer.Argument(help="The model, a folder of models.dir.")],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="A private ed25519 key, PEM, without a password.")],
-    version: Annotated[str, typer.Option("--version", metavar="VERSION", help="Which; or the highest.")] = "latest",
+    version: Annotated[str, typer.Option("--version", metavar="VERSION", help="Default: the highest.")] = "latest",
     config_file: ConfigFile = None,
     sets: Sets = None,
 ) -> None:
-    """Verify a version and write its signature, model.sig; workers that have models.public_key set load no other.
+    """Verify a version and sign it in model.sig. Workers with models.public_key set load only signed versions.
 
     Example: streamer models sign lead-scoring --key signing.pem
     Keys: openssl genpkey -algorithm ed25519 -out signing.pem; openssl pkey -in signing.pem -pubout -out public.pem
@@ -40,7 +40,7 @@ def sign(
 def pin(
     folder: Annotated[Path, typer.Argument(help="The folder of one version.")],
 ) -> None:
-    """Write model.toml of an older version again, with the names, shapes and types of what its weights hold.
+    """Write model.toml of an older version again, with the names, shapes and types of its weights.
 
     The weights stay as they are; the digest of the model changes, and a signature is removed.
 

@@ -28,11 +28,11 @@ from streamer.telemetry.progress import progress
 from streamer.wire import headers
 
 SHOWN_MAX = 20
-"""Bad rows that are told one by one; the rest is only counted."""
+"""Bad rows that are reported one by one; the rest is only counted."""
 PROBLEMS_MAX = 3
-"""Told of one row."""
+"""Problems that are reported of one row."""
 FLUSH_S = 35.0
-"""Longer than the producer tries (message.timeout.ms)."""
+"""Longer than the producer retries (message.timeout.ms)."""
 DELIMITERS = ",;\t|"
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines, plain or .gz.")]
@@ -63,7 +63,7 @@ def produce(
 
     Personal data is encrypted when encryption.keys_file is set.
 
-    A column event_id or occurred_at is used where there is one. Rows that do not fit are told and not sent.
+    The columns event_id and occurred_at are used if the file has them. Rows that do not fit are reported and not sent.
 
     Example: streamer produce leads.csv.gz --as lead --rate 500
     """
@@ -83,11 +83,11 @@ def produce(
 
 
 def read(file: Path, event: type[Event]) -> Iterator[Row]:
-    """The rows of a CSV (delimiter found out) or JSON-lines file, plain or gzip.
+    """The rows of a CSV (its delimiter is detected) or JSON-lines file, plain or gzip.
 
     Raises:
         Usage: the file is not there.
-        BadData: it is no text, or no CSV; raised where that shows, so perhaps in mid-file.
+        BadData: it is not text, or not CSV; raised at the row where that shows, perhaps in the middle of the file.
     """
     if not file.is_file():
         raise Usage(f"there is no file {file}; check its path")
@@ -115,7 +115,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
 
 def _from_csv(lines: TextIO, event: type[Event], stem: str, now: str) -> Iterator[Row]:
     names = lines.readline()
-    # csv.Sniffer would also guess at quotes, and guess wrong where the first doubled one comes late in the file.
+    # csv.Sniffer would also guess at quotes, and guesses wrong when the first doubled quote comes late in the file.
     delimiter = max(DELIMITERS, key=names.count)
     columns = next(csv.reader([names], delimiter=delimiter), [])
     for number, row in enumerate(csv.DictReader(lines, columns, delimiter=delimiter), start=1):
@@ -151,7 +151,7 @@ def _row(number: int, event: type[Event], make: Callable[[], Event]) -> Row:
 
 
 def _each(rows: Iterator[Row], limit: int | None, send: Callable[[Event], None]) -> tuple[int, int]:
-    """Send up to `limit` events; how many fit and how many do not."""
+    """Send up to `limit` events. Returns how many rows fit and how many do not."""
     good = bad = 0
     with progress() as bar:
         task = bar.add_task("sending", total=limit)
@@ -174,7 +174,7 @@ def _check_only(_: Event) -> None:
 
 
 class _Sender:
-    """Sends events and holds back to a rate; every event is delivered, or `finish` says how many are not."""
+    """Sends events, at most at a rate. Every event is delivered, or `finish` says how many are not."""
 
     def __init__(self, chosen: Settings, event: type[Event], topic: str, rate: float | None) -> None:
         self._settings = chosen
@@ -214,7 +214,7 @@ class _Sender:
         self._producer.poll(0)
 
     def finish(self) -> None:
-        """Wait until all are delivered. Raises `Unreachable`."""
+        """Wait until every event is delivered. Raises `Unreachable`."""
         if self._producer is None:
             return
         left = self._producer.flush(FLUSH_S)

@@ -29,16 +29,16 @@ CHUNK = 500
 TRANSACTION_S = 30.0
 REPLAYED = "replayed"
 METADATA_BYTES_MAX = 4000
-"""A little below what a broker keeps beside a committed position (offset.metadata.max.bytes)."""
+"""A little below the largest metadata of a committed offset (the broker's offset.metadata.max.bytes)."""
 FIELDS = ("reason", "worker", "error", "group", "partition", "offset", "attempts")
 
 Dlq = Annotated[str, typer.Option("--dlq", metavar="TOPIC", help="The topic of dead letters, dlq.….")]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="FIELD=VALUE", help=f"Only those; all must hold. Fields: {', '.join(FIELDS)}."),
+    typer.Option("--where", metavar="FIELD=VALUE", help=f"Conditions that must all hold. Fields: {', '.join(FIELDS)}."),
 ]
 AttemptsMax = Annotated[
-    int, typer.Option("--attempts-max", min=1, metavar="N", help="Leave those that were dead letters more often.")
+    int, typer.Option("--attempts-max", min=1, metavar="N", help="Leave letters with more attempts than this.")
 ]
 
 
@@ -53,10 +53,10 @@ class Back(NamedTuple):
 
 
 class Progressed:
-    """What of one partition has been replayed: everything before `position`, and `done` beyond it.
+    """What has been replayed of one partition: everything before `position`, and `done` beyond it.
 
-    A filter leaves gaps, and a later replay must find what was left and not repeat what was sent. So the
-    offsets sent beyond the first gap are kept in the metadata of the committed position, as a packed bit set.
+    A filter leaves gaps, and a later replay must find what was left and not repeat what was sent. So the metadata of
+    the committed offset holds the offsets sent beyond the first gap, as a packed bit set.
     """
 
     def __init__(self, position: int, metadata: str = "") -> None:
@@ -77,7 +77,7 @@ class Progressed:
         self.settle(offset)
 
     def settle(self, offset: int) -> None:
-        """Move on, if nothing was left before this offset, which is sent."""
+        """Move on past this offset, which is sent, if nothing before it was left."""
         if not self._gap:
             self.position = offset + 1
             self.done.discard(offset)
@@ -101,10 +101,10 @@ def replay(
 ) -> None:
     """Send dead letters back to their source topic. What was sent is never sent again, whatever the filter.
 
-    One that fails again is a new dead letter, with one attempt more.
+    A record that fails again becomes a new dead letter, with one attempt more.
 
-    Key, value and headers are those of the original record. The sending and the note of it are one transaction,
-    so a replay that is interrupted is simply started again.
+    Key, value and headers are those of the original record. One transaction holds the records and the note that they
+    were sent, so an interrupted replay can simply be started again.
 
     Example: streamer replay --dlq dlq.crm.leads.events.v1 --where reason=model-error --dry-run
     """
@@ -124,7 +124,7 @@ def replay(
 
 
 def conditions(where: Sequence[str]) -> dict[str, str]:
-    """The `--where` options. Raises `Usage` for a field that there is not."""
+    """The `--where` options. Raises `Usage` for an unknown field."""
     wanted = {}
     for text in where:
         field, _, value = text.partition("=")
@@ -141,7 +141,7 @@ def matches(dead: DeadLetter, wanted: dict[str, str]) -> bool:
 
 
 def back(message: Any, dead: DeadLetter) -> Back:
-    """The original record, with what a second failure must know: how often it failed, and where it began."""
+    """The original record, with headers for a second failure: how often it failed, and where it began."""
     source = dead.source
     kept = [(name, value) for name, value in message.headers() if name not in headers.ERRORS]
     kept.append((headers.ATTEMPTS, str(dead.attempts).encode()))
@@ -151,7 +151,7 @@ def back(message: Any, dead: DeadLetter) -> Back:
 
 
 def parked(message: Any, dead: DeadLetter, attempts_max: int) -> str | None:
-    """Why a dead letter that is wanted stays where it is; None when it does not."""
+    """Why a wanted dead letter stays where it is; None when it is sent."""
     if dead.attempts > attempts_max:
         return f"parked: more than {attempts_max} attempts"
     if headers.last(message.headers(), headers.VALUE_SHA256) is not None:
@@ -172,7 +172,7 @@ class _Session:
         with clients.explained(self._consumer, chosen, *needed):
             known = clients.partitions(self._consumer, chosen, dlq, "READ")
             if send:
-                # First of all: it ends what an interrupted run has left open, so that the positions are final.
+                # First of all: it ends the open transaction of an interrupted run, so the committed offsets are final.
                 self._producer = clients.producer(
                     chosen, transactional_id=name, transaction_timeout_ms="60000", message_max_bytes="8388608"
                 )
@@ -190,7 +190,7 @@ class _Session:
         self._consumer.close()
 
     def replay(self, wanted: dict[str, str], attempts_max: int, limit: int | None) -> Counter[tuple[str, str]]:
-        """Read to the end as it was at the start, a transaction a chunk; what became of how many, by reason."""
+        """Read up to the end as of the start, with a transaction for each chunk. Counts the outcomes by reason."""
         counts: Counter[tuple[str, str]] = Counter()
         chunk: list[Back] = []
         left = limit
@@ -247,7 +247,7 @@ class _Session:
                 else:
                     raise KafkaException(message.error())
             if time.monotonic() - heard > TRANSACTION_S:
-                raise Unreachable("the broker has stopped to answer; start the replay again, it goes on where it was")
+                raise Unreachable("the broker no longer answers; start the replay again, it goes on where it was")
 
     def _send(self, chunk: Iterable[Back]) -> None:
         """One transaction: the records, and the note that they were sent."""
@@ -257,7 +257,7 @@ class _Session:
         notes = [TopicPartition(self._dlq, p, at.position, at.metadata()) for p, at in self._progressed.items()]
         if any(len(note.metadata or "") > METADATA_BYTES_MAX for note in notes):
             raise Usage(
-                "too many dead letters are left between those that are wanted to remember each; "
+                "--where leaves more dead letters between the replayed ones than the group's metadata can hold; "
                 "replay without --where, or the first part of them with --limit"
             )
         try:
@@ -268,11 +268,11 @@ class _Session:
             self._producer.send_offsets_to_transaction(notes, group, TRANSACTION_S)
             self._producer.commit_transaction(TRANSACTION_S)
         except KafkaException as error:
-            # Sent or not, the next run knows: it begins by ending this transaction, then reads what is committed.
-            # Ended here already, where that works, because readers of the source topic wait behind it.
+            # Sent or not, the next run finds out: it first ends this transaction, then reads what is committed.
+            # It is aborted here already, if that works, because readers of the source topic wait for its end.
             with suppress(KafkaException):
                 self._producer.abort_transaction(TRANSACTION_S)
-            # It says neither which topic nor which right.
+            # The error names neither the topic nor the right.
             why = forbidden(client_config(self._settings), sorted({record.topic for record in records}), TRANSACTION_S)
             if not why and error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 why = needs("READ", "group", f"streamer-replay-{self._dlq}")

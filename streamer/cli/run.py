@@ -17,12 +17,12 @@ WorkerName = Annotated[
 
 
 def run(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) -> None:
-    """Serve a worker until SIGTERM or Ctrl-C, which drain and commit what is in flight.
+    """Serve a worker until SIGTERM or Ctrl-C; it then drains and commits what is in flight.
 
     Example: streamer run lead-scoring --set kafka.bootstrap_servers=localhost:9092
     """
     chosen = settings(config, sets)
-    # Imported here: they bring torch, for which the other verbs need not wait.
+    # Imported here: they import torch, and the other verbs need not wait for it.
     from streamer import app, discovery
     from streamer.telemetry import log
 

@@ -22,7 +22,7 @@ def group() -> None:
 @app.command("export")
 def export(
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write one file a topic; without it print them all.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Write one file for each topic; default: print all.")
     ] = None,
 ) -> None:
     """Export the schema of every event, and of every prediction of the installed workers.

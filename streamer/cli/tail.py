@@ -33,7 +33,7 @@ Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Events, predictions
 ShowPii = Annotated[
     bool, typer.Option("--show-pii", help="Show personal data too, and open what is encrypted if there are keys.")
 ]
-From = Annotated[Start, typer.Option("--from", help="Everything that is there first, or only what comes.")]
+From = Annotated[Start, typer.Option("--from", help="Begin with the records that are there, or show only new ones.")]
 To = Annotated[End | None, typer.Option("--to", help="Stop at the end that the topic has now.")]
 
 
@@ -49,7 +49,7 @@ def tail(
 ) -> None:
     """Follow a topic until Ctrl-C: predictions with key and answer, dead letters with their reason.
 
-    Keys and fields that are tagged as personal data are hidden, and so is what a model does not know.
+    Keys and fields that are tagged as personal data are hidden, and so are fields that the model does not know.
 
     Example: streamer tail crm.leads.scores.v1 --from start --to end
     """
@@ -71,7 +71,7 @@ def tail(
 
 
 def as_object(message: Any, view: View = AS_IT_IS) -> dict[str, Any]:
-    """A record for programs: its value as JSON where it is JSON, else as text."""
+    """A record for programs. Its value is JSON if it parses as JSON, else text."""
     return {
         "topic": message.topic(),
         "partition": message.partition(),

@@ -18,16 +18,16 @@ from streamer.settings import Settings
 from streamer.worker import Worker
 
 PARTITIONS = 8
-"""Of a new source topic when nobody says otherwise: as many replicas can share the work."""
+"""Default for a new source topic: this many replicas can share the work."""
 BROKER_BYTES_MAX = 1_048_588
-"""What a broker takes by default in one message."""
+"""The largest message that a broker accepts by default."""
 
 app = typer.Typer(help="Which topics workers need: plan shows, apply makes them.", no_args_is_help=True)
 
 Workers = Annotated[list[str], typer.Argument(metavar="WORKER...", help="Workers whose topics are meant.")]
 Partitions = Annotated[
     int | None,
-    typer.Option("--partitions", min=1, metavar="N", help="Of new topics; default: as the source has, or 8."),
+    typer.Option("--partitions", min=1, metavar="N", help="Of new topics; default: as many as the source has, or 8."),
 ]
 Replication = Annotated[
     int | None, typer.Option("--replication", min=1, metavar="N", help="Of new topics; default: the broker's.")
@@ -35,7 +35,7 @@ Replication = Annotated[
 
 
 class Step(NamedTuple):
-    """One topic and what is to be done: create, keep, or differs (there, with another number of partitions)."""
+    """One topic and the action: create, keep, or differs (it exists with another number of partitions)."""
 
     topic: str
     action: str
@@ -70,7 +70,7 @@ def apply(
     sets: Sets = None,
     config: ConfigFile = None,
 ) -> None:
-    """Make the topics that are missing. A topic that is there is left as it is: more partitions would move keys.
+    """Make the missing topics. An existing topic stays as it is: more partitions would move keys.
 
     Example: streamer topics apply lead-scoring --partitions 12 --replication 3
     """
@@ -96,7 +96,7 @@ def _steps(client: Any, chosen: Settings, workers: list[str], partitions: int | 
 
 
 def _topics(worker: type[Worker[Any, Any]], chosen: Settings) -> list[str]:
-    """What a worker reads, what it writes, what its windows keep, and what its days are made of."""
+    """The topics that a worker reads and writes, that its windows keep, and that its days are made of."""
     topics = [worker.source, worker.target, dead_letters(worker.source)]
     if worker.windows:
         topics.append(changelog(chosen.kafka.group(worker.name), Entities(worker.windows).version))
@@ -116,7 +116,7 @@ def _step(topic: str, there: int | None, wanted: int) -> Step:
 
 
 def create(client: Any, chosen: Settings, partitions: Mapping[str, int], replication: int | None) -> None:
-    """Make topics with so many partitions each.
+    """Make topics, each with its number of partitions.
 
     Raises:
         Unreachable: the broker refuses.
@@ -129,7 +129,7 @@ def create(client: Any, chosen: Settings, partitions: Mapping[str, int], replica
             try:
                 done.result(2 * clients.TIMEOUT_S)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another was quicker
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was quicker
                     raise
 
 

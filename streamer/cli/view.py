@@ -1,4 +1,4 @@
-"""How a record is shown: whole when asked for, else without personal data."""
+"""How a record is shown: without personal data, or whole when that is asked for."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ OURS = headers.ERRORS | {headers.SOURCE, headers.CONTENT_TYPE}
 
 
 class View:
-    """Shows the records of a topic, opened where there are keys; `hidden` are the tags of what must not be seen."""
+    """Shows the records of a topic, opened where there are keys; `hidden` is the model whose tags are hidden."""
 
     def __init__(self, cipher: Cipher | None = None, hidden: type[BaseModel] | None = None) -> None:
         self._cipher = cipher
         self._hidden = [tags(hidden)] if hidden and tags(hidden).anywhere() else []
 
     def key(self, raw: bytes | None) -> str | None:
-        """Of a model with personal data the key is such too: the customer, the lead."""
+        """When the model has personal data, the key is personal data too: the customer, the lead."""
         return HIDDEN if self._hidden and raw is not None else text(raw)
 
     def headers(self, found: Sequence[tuple[str, bytes | None]] | None) -> dict[str, str | None]:
-        """All headers, or of those that a producer may have written nothing but the names."""
+        """All headers. Those that a producer may have written show only their names when personal data is hidden."""
         return {
             name: HIDDEN if self._hidden and not _is_ours(name, value) else text(value) for name, value in found or ()
         }
 
     def value(self, raw: bytes | None) -> Any:
-        """The value as JSON where it is JSON, else as text."""
+        """The value as JSON if it parses as JSON, else as text."""
         if raw is None:
             return None
         if self._cipher is not None:
-            with suppress(Reject):  # it is shown as it is
+            with suppress(Reject):  # it is shown encrypted, as it is
                 raw = self._cipher.open(raw)
         try:
             parsed = json.loads(raw)
@@ -76,13 +76,13 @@ class View:
 
 
 def masked(topic: str, keys_file: Path | None) -> View:
-    """Without personal data, as far as the models of our topics and of the installed workers say what it is."""
+    """A view without personal data, as far as the models of our topics and of the installed workers tag it."""
     model = _model(topic)
     return View(_cipher(topic, model, keys_file), model)
 
 
 def whole(topic: str, keys_file: Path | None) -> View:
-    """Everything, encrypted values opened.
+    """A view of everything, with encrypted values opened.
 
     Raises:
         BadConfig: the keys cannot be read.
@@ -105,7 +105,7 @@ def _cipher(topic: str, model: type[BaseModel] | None, keys_file: Path | None) -
 def _model(topic: str) -> type[BaseModel] | None:
     if topic in KNOWN:
         return KNOWN[topic]
-    from streamer import discovery  # it brings torch, for which our own topics need not wait
+    from streamer import discovery  # it imports torch, and our own topics need not wait for it
 
     for worker in map(discovery.find, discovery.names()):
         if topic in (worker.source, dead_letters(worker.source)):

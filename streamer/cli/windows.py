@@ -13,14 +13,14 @@ from streamer.kafka.rights import needs
 from streamer.settings import Settings
 
 CHATTY = ("faust", "mode", "aiokafka", "streamer.windows")
-"""Loggers of what starts and stops within; what goes wrong they say as warnings."""
+"""Loggers that report what starts and stops inside. Except at level debug, only their warnings are shown."""
 
 
 def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) -> None:
     """Count what a worker's windows declare, for its features, until SIGTERM or Ctrl-C.
 
-    It reads the worker's source topic in a group of its own, keeps what it counts in a table with a changelog topic,
-    and shows it in Redis, where the worker looks. Start several to share the partitions.
+    It reads the worker's source topic in a group of its own, keeps the counts in a table with a changelog topic, and
+    copies them to Redis, where the worker reads them. Start several to share the partitions.
 
     Example: streamer windows purchase-propensity --set cache.url=redis://localhost:6379
     """
@@ -43,9 +43,9 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
         raise Unreachable(f"there is no topic {', '.join(missing)}; make it with: streamer topics apply {worker}")
     if there[found.source] != there[topic]:
         raise Unreachable(
-            f"{found.source} has {there[found.source]} partitions and {topic} {there[topic]}; they must be as many, as "
-            "what is counted lies where its events did. Give one of the worker's windows another name: all is then "
-            f"counted from the start, in a topic of its own (streamer topics apply {worker})"
+            f"{found.source} has {there[found.source]} partitions and {topic} {there[topic]}; both must be equal, "
+            "because a count lies in the partition of its events. Give one of the worker's windows another name: then "
+            f"everything is counted from the start, in a topic of its own (streamer topics apply {worker})"
         )
     _may_join(chosen, windows_group(group, version), found.source)
     clients.permitted(chosen, topic, "READ", "WRITE")
@@ -53,7 +53,7 @@ def windows(worker: WorkerName, sets: Sets = None, config: ConfigFile = None) ->
 
 
 def _may_join(chosen: Settings, group: str, topic: str) -> None:
-    """Raises `Unreachable` where faust's client would ask for ever."""
+    """Raise `Unreachable` where faust's client would ask for ever."""
     consumer = clients.consumer(chosen, group)
     try:
         with clients.explained(consumer, chosen, needs("READ", "group", group)):

@@ -1,4 +1,4 @@
-"""Kafka clients for what reads or writes beside the engine: short-lived, quiet, and with errors that say the cure."""
+"""Kafka clients for code beside the engine: short-lived, quiet, and with errors that say the cure."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def explained(client: Any, settings: Settings, *needed: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        client.poll(0)  # what librdkafka has logged is handed over by a poll
+        client.poll(0)  # a poll delivers what librdkafka has logged
         said = "; ".join(part for part in (_text(error), _heard.last) if part)
         where = settings.kafka.bootstrap_servers
         about = RIGHTS.get(_code(error), "no right")

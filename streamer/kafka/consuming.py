@@ -11,20 +11,20 @@ from streamer.kafka.rights import NO_TOPIC, needs
 
 START = {"earliest": OFFSET_BEGINNING, "latest": OFFSET_END}
 DEFAULTS: Mapping[str, str] = {
-    # Offsets move only with what was published, never by a timer.
+    # Offsets are committed only with published outcomes, never by a timer.
     "enable.auto.commit": "false",
     "enable.auto.offset.store": "false",
     "isolation.level": "read_committed",
     # An offset that retention has overtaken is an error, not a silent skip; a new group's start is set on assignment.
     "auto.offset.reset": "error",
     "check.crcs": "true",
-    "enable.partition.eof": "true",  # the end is told, so that lag can be counted without transactions' marks
+    "enable.partition.eof": "true",  # tells the end, so lag can be counted without transactions' marks
     # After a drained queue librdkafka waits this long before the next fetch; its default of 1 s halves throughput.
     "fetch.queue.backoff.ms": "5",
     "fetch.wait.max.ms": "50",
-    # A connection whose other end has gone without a word is given up after this, as a session is; its default of 60 s
-    # would stall a partition for a minute. No request of a consumer is answered later, but for those that join a group,
-    # which have their own time. (A transactional producer's is that of its transaction.)
+    # A connection whose peer has vanished is given up after this, like a session; the default of 60 s would stall a
+    # partition for a minute. No answer to a consumer takes longer, except to requests that join a group; those have
+    # their own timeout. (A transactional producer's is the timeout of its transaction.)
     "socket.timeout.ms": "6000",
     "queued.max.messages.kbytes": "65536",
     # New partitions of a topic are found after this; the default of 5 minutes would leave them unread for as long.

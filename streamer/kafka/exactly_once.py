@@ -73,16 +73,16 @@ class TransactionalSink:
         self._clock = clock
         self._make_producer = make_producer
         self._forbidden = asked
-        self._missing = ""  # which right, as the broker said, since the last commit that went well
+        self._missing = ""  # which right the broker says is missing, since the last successful commit
         self._accepted = False  # has the broker ever let us in?
         self._identity: str | None = None  # why the broker, or we, do not accept the other
         self._partitions = Partitions()
         self._messages: list[Message] = []
         self._begun: list[Message] = []
-        self._sent = 0  # of those that are begun, how many are in the open transaction
+        self._sent = 0  # how many of `_begun` are in the open transaction
         self._open_since: float | None = None
         self._producer: Any = None
-        self._out: list[Any] = []  # producers within a commit, those that do not come back from one among them
+        self._out: list[Any] = []  # producers within a commit, also those whose commit never returns
         self._disturbed = False
         self._line = Line()
         self._rivals = Rivals()
@@ -104,12 +104,12 @@ class TransactionalSink:
         except Wait as error:
             absent = str(error)
         if group is None:
-            self._roll_back("this replica is not a member of its group now", deadline)  # nobody should wait for it
+            self._roll_back("this replica is not a member of its group now", deadline)  # no reader should wait for it
             raise Wait(absent)
         self._begun += self._messages
         self._messages = []
         producer, started = self._open(deadline)
-        self._open_since, self._sent = None, 0  # whatever comes of it, it ends now
+        self._open_since, self._sent = None, 0  # with any outcome, this transaction ends now
         offsets = [TopicPartition(self._source_topic, p, offset) for p, offset in positions.items()]
 
         def end() -> None:
@@ -235,7 +235,7 @@ class TransactionalSink:
         self._begun = kept
 
     def serve(self) -> None:
-        # One that hangs in a commit goes on telling how its line is: what nobody hears is kept for it.
+        # A producer that hangs in a commit goes on emitting statistics; they pile up unless they are heard.
         for producer in (self._producer, *self._out):
             if producer is not None:
                 hear(producer)

@@ -24,7 +24,7 @@ COMMON: Mapping[str, str] = {
     # Topics are made on purpose, with the right number of partitions: streamer topics apply.
     "allow.auto.create.topics": "false",
     "linger.ms": "1",
-    # What is too large for the topic is found before it is sent; this only must not be the narrower limit.
+    # A message too large for the topic is found before it is sent; this limit must only not be narrower.
     "message.max.bytes": "8388608",
     "queue.buffering.max.messages": "200000",
 }
@@ -107,7 +107,7 @@ def produce(
     while messages:
         message = messages[0]
         topic, partition = message.topic, message.partition
-        # An empty list of headers would double the time of the call, and so would names for its arguments.
+        # An empty list of headers would double the time of the call, and so would keyword arguments.
         headers = {"headers": message.headers} if message.headers else {}
         callback = told(message) if told else None
         try:

@@ -60,7 +60,7 @@ def forbidden(config: Mapping[str, Any], topics: Sequence[str], timeout_s: float
     own = {name: value for name, value in config.items() if not callable(value) and name not in ("logger", "error_cb")}
     deadline = Deadline(SystemClock(), timeout_s)
     try:
-        # It is thrown away, and one that a broker owes an answer then takes a whole core until that is overdue.
+        # A client that is discarded while a broker owes it an answer takes a whole core until the answer is overdue.
         overdue = {"socket.timeout.ms": str(max(10, round(1000 * timeout_s)))}
         client = AdminClient({**own, **overdue, "log_level": 0})
         asked = client.describe_topics(
@@ -75,7 +75,7 @@ def forbidden(config: Mapping[str, Any], topics: Sequence[str], timeout_s: float
 def _allows(answer: Any, operation: str, timeout_s: float) -> bool:
     try:
         allowed = answer.result(timeout_s).authorized_operations
-        return not allowed or AclOperation[operation] in allowed  # a broker of another kind says none
+        return not allowed or AclOperation[operation] in allowed  # another kind of broker reports none
     except KafkaException as error:
         return bool(error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
@@ -102,7 +102,7 @@ class Refusal:
         """A broker refuses us."""
         now = self._clock.now()
         if not self._stands():
-            self._silent_since = now  # what was before was another outage
+            self._silent_since = now  # earlier silence belongs to another outage
         self._why, self._said_at = why, now
 
     def heard(self) -> None:

@@ -61,9 +61,9 @@ class KafkaSource:
         self._start = START[start]
         self._rebalance: Rebalance | None = None
         self._positions: Positions = {}  # next offset to read, of every partition that is ours
-        self._held: list[Message] = []  # read while only the group was to be served
+        self._held: list[Message] = []  # read while `_serve` only served the group
         self._ends: Positions = {}  # where reading last reached the end: past the marks of transactions
-        self._unplaced: set[int] = set()  # of these, those whose position is not known yet: paused
+        self._unplaced: set[int] = set()  # partitions of ours whose offset is not known yet: paused
         self._place_at = 0.0
         self._paused = False
         self._group: Any = None
@@ -121,8 +121,8 @@ class KafkaSource:
         return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
 
     def commit(self, positions: Positions) -> None:
-        # Not waited for: the answer would hold up everything for milliseconds, and a commit that fails is made good by
-        # the next, or by the same answers again. Leaving the group and asking for positions come after it, in order.
+        # Asynchronous: waiting would hold up everything for milliseconds. The next commit makes a failed one good, or
+        # the same answers come again. Leaving the group and asking for offsets come after it, in order.
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -143,8 +143,8 @@ class KafkaSource:
                 continue
             _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
             if end >= 0:
-                # A transaction's mark takes an offset and is never handed out: by offsets alone there would always
-                # be one more to read.
+                # A transaction's mark takes an offset and never reaches a reader: by offsets alone one record would
+                # always seem unread.
                 lags[partition] = max(0, end - max(position, self._ends.get(partition, 0)))
         return lags
 
@@ -156,7 +156,7 @@ class KafkaSource:
         if self._held:
             held, self._held = self._held[:records_max], self._held[records_max:]
             return held
-        # consume(n, t) would wait for n; so wait for one, then take what is there already.
+        # consume(n, t) would wait for n messages; so wait for one, then take those that are there already.
         messages: list[Message] = self._consumer.consume(1, timeout_s)
         if messages and records_max > 1:
             messages += self._consumer.consume(records_max - 1, 0)
@@ -187,8 +187,8 @@ class KafkaSource:
                 continue  # read before its partition was given up, or before a rewind
             positions[partition] = offset + 1
             try:
-                headers = message.headers()  # once only: after a failure it hands out half of them
-            except (SystemError, UnicodeDecodeError):  # a name among them is no text: as if there were none
+                headers = message.headers()  # once only: after a failure it returns half of them
+            except (SystemError, UnicodeDecodeError):  # a name is not text: treated as no headers
                 headers = None
             key, value, at_ms = message.key(), message.value(), message.timestamp()[1]
             records.append(Record(topic, partition, offset, key, value, headers, at_ms))
@@ -196,11 +196,11 @@ class KafkaSource:
 
     def _notice(self, message: Any) -> None:
         """Handle a message that is no record: the end of a partition, a missing offset, or an error."""
-        # What is said of the group has no topic, whatever its partition looks like; of a topic that may not be read,
-        # no partition.
+        # An error about the group has no topic, whatever its partition looks like. An error about a topic that may not
+        # be read has no partition.
         of_partition = message.topic() is not None and message.error().code() != KafkaError.TOPIC_AUTHORIZATION_FAILED
         if of_partition and message.partition() not in self._positions:
-            return  # said of a partition that was given up since
+            return  # its partition was given up since
         if message.error().code() == KafkaError._PARTITION_EOF:
             self._ends[message.partition()] = message.offset()
         else:
@@ -291,10 +291,10 @@ class KafkaSource:
 
     def _capture_group(self) -> None:
         """Remember the membership as of this poll: every rebalance callback that was due has run, so what the
-        ledger holds now is ours under it. An empty member id would not be fenced by the broker at all.
+        ledger holds now is ours under it. The broker does not fence a commit with an empty member id at all.
 
-        Asked after a rebalance and now and then, as the client takes a third of a millisecond to tell; an old answer
-        is safe: at worst the broker refuses a commit, and the next one brings the new."""
+        It is captured after a rebalance and now and then, because the client takes a third of a millisecond to tell it.
+        An old one is safe: at worst the broker refuses a commit, and the next capture brings the new one."""
         try:
             group = self._consumer.consumer_group_metadata()
         except RuntimeError:  # a client that closes may have none any more
@@ -304,8 +304,9 @@ class KafkaSource:
         self._capture_at = self._clock.now() + CAPTURE_EVERY_S
 
     def _kept(self, callback: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
-        """What a callback raises is kept until the client has returned: it does not carry every exception through.
-        After it no other is called: nothing may be committed any more. The client then moves the partitions itself."""
+        """Keep an exception of a callback until the client has returned: the client does not pass every exception on.
+        After an exception no callback runs, because nothing may be committed any more. The client then moves the
+        partitions itself."""
 
         def kept(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             if self._failure is not None:

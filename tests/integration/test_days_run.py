@@ -170,7 +170,7 @@ def test_a_second_process_takes_over_and_the_first_says_so(telling: Telling) -> 
     more = invoices(range(5, 9))
     telling.write(more)
     assert first.wait(60) == 75, telling.log()
-    assert "another process tells these days now" in telling.log()
+    assert "another process emits these days now" in telling.log()
     assert as_pieces(telling.wait(START.date() + timedelta(days=7))) == expected(sent + more)
 
 
