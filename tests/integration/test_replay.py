@@ -93,7 +93,7 @@ def test_an_interrupted_replay_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(replaying, "CHUNK", 2)
     commits = iter([True, True, False])
-    make = replaying.kafka.producer
+    make = replaying.clients.producer
 
     class Dying:
         """A producer whose process dies before its third commit."""
