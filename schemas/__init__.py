@@ -1,4 +1,4 @@
-"""What events and answers are. Needs pydantic alone, so a producer or a reader can use it without the engine."""
+"""The types of events and answers. They need only pydantic: a producer or a reader can use them without the engine."""
 
 from schemas.events import Event
 from schemas.leads import LeadEvent, LeadScore

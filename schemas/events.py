@@ -1,8 +1,8 @@
-"""What happened: the events that CRM and sales systems produce, one JSON object a record.
+"""The events that CRM and sales systems produce, one JSON object a record.
 
 Every event is frozen and strict (a number in quotes is not a number); unknown keys are ignored, so a
-producer may add fields before its readers know them. What identifies or describes a person is tagged `Pii()`: an
-event that is printed does not show it, nor does the text of an error.
+producer may add fields before its readers know them. A field that identifies or describes a person is tagged `Pii()`:
+neither a printed event nor the text of an error shows its value.
 """
 
 from __future__ import annotations

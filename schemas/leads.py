@@ -1,8 +1,8 @@
 """Leads of a sales campaign, and the score that a worker gives them.
 
 The fields are the inputs of the Bank Marketing data set (S. Moro, P. Rita, P. Cortez, UCI Machine Learning
-Repository, DOI 10.24432/C5K306) but `duration`, which is known only after the call and gives the answer away.
-What the publisher writes as `unknown`, or as -1 in `pdays`, is missing: None.
+Repository, DOI 10.24432/C5K306) without `duration`, which is known only after the call and gives the answer away.
+The publisher's `unknown`, and -1 in `pdays`, mean a missing value: None.
 """
 
 from __future__ import annotations

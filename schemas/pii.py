@@ -1,7 +1,7 @@
-"""Which fields hold personal data: the tag, and where a model has it.
+"""The tag for personal data, and a look-up of the tagged fields of a model.
 
-`Annotated[str, Pii()]` identifies or describes a person. The JSON Schema of the field then says `"x-pii": true`, so
-that who reads the schema in another language knows too. What the tag does in a worker is in `streamer.privacy.pii`.
+`Annotated[str, Pii()]` identifies or describes a person. The JSON Schema of the field then says `"x-pii": true`: a
+reader of the schema in another language sees the tag too. `streamer.privacy.pii` says what the tag does in a worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema
 
 MARK = "x-pii"
 HIDDEN = "(pii)"
-"""What is shown in the place of a tagged value."""
+"""The text that replaces a tagged value."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Pii:
 
 
 class Tags:
-    """The tags of one place in a JSON document and of all below it.
+    """The tags of one place in a JSON document and of everything below it.
 
-    `here` tags the whole value; else `field` are the tags of an object's fields, by the names that the JSON has, and
-    `rest` those of an array's items and of a mapping's values. A model that holds itself has tags that hold themselves.
+    `here` tags the whole value; else `_fields` holds the tags of an object's fields by their JSON names, and `_rest`
+    the tags of an array's items and of a mapping's values. The tags of a recursive model are recursive as well.
     """
 
     def __init__(self, schema: Mapping[str, Any], root: Mapping[str, Any], known: dict[int, Tags]) -> None:
@@ -62,7 +62,7 @@ class Tags:
         return any(tags.here for tags in self._all())
 
     def names(self) -> frozenset[str]:
-        """The names of all fields that are tagged or hold what is."""
+        """The names of all fields that are tagged or hold a tagged value."""
         named = [pair for tags in self._all() for pair in tags.fields()]
         return frozenset(name for name, tags in named if tags.anywhere())
 
@@ -78,20 +78,20 @@ class Tags:
 
 @cache
 def tags(model: type[BaseModel]) -> Tags:
-    """The tags of a model, as its JSON has them.
+    """The tags of a model, by the structure of its JSON.
 
     Raises:
-        pydantic.PydanticUserError: it has no JSON Schema.
+        pydantic.PydanticUserError: the model has no JSON Schema.
     """
     schema = model.model_json_schema()
     return Tags(schema, schema, {})
 
 
 def masked(model: type[BaseModel], name: str, value: Any) -> Any:
-    """A field's value as it may be shown: hidden where it or anything in it is tagged."""
+    """A field's value for display: hidden where it, or a part of it, is tagged."""
     try:
         found = tags(model)
-    except PydanticUserError:  # nobody can say what is tagged
+    except PydanticUserError:  # it is unknown what is tagged
         return HIDDEN
     info = model.model_fields.get(name)
     names = {name, info.alias, info.serialization_alias, info.validation_alias} if info else {name}
@@ -104,7 +104,7 @@ def _tags(schema: Mapping[str, Any], root: Mapping[str, Any], known: dict[int, T
 
 
 def _variants(schema: Mapping[str, Any], root: Mapping[str, Any], seen: set[int]) -> Iterator[Mapping[str, Any]]:
-    """A schema, what it refers to, and every form that its value may take."""
+    """A schema, the schemas that it refers to, and every alternative for its value."""
     if id(schema) in seen:
         return
     seen.add(id(schema))

@@ -1,4 +1,4 @@
-"""What comes out: the envelope of every prediction, and what a dead letter says of itself."""
+"""The outputs: the envelope of every prediction, and the headers of a dead letter."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Prediction(BaseModel, Generic[A]):
 
 
 class FeaturesAsOf(BaseModel):
-    """What the windows had counted: the entity's records up to `offset`, the newest of them at `time_ms` since 1970;
-    both are -1 where there was none."""
+    """How far the windows had counted: the entity's records up to `offset`, with the newest event time `time_ms` since
+    1970; both are -1 where there was no record."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,10 +55,10 @@ class FeaturesAsOf(BaseModel):
 
 
 class UsedFeatures(BaseModel):
-    """The features that a prediction was made of; its key is the record's.
+    """The features that a prediction was made from; its key is the record's.
 
-    The event itself is always among what was counted. With `features_as_of` the same features can be made again from
-    the source topic: `streamer features backfill --as-logged`.
+    The event itself is always counted. With `features_as_of` the same features can be made again from the source topic:
+    `streamer features backfill --as-logged`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,10 +71,10 @@ class UsedFeatures(BaseModel):
 
 
 class DeadLetter(BaseModel):
-    """What the headers of a dead letter say; its key, value and other headers are those of the source record.
+    """The content of a dead letter's headers; key, value and other headers are copied from the source record.
 
     `reason` is one word of a fixed list, `message` the error without any of the record's content, `error` its
-    class, `attempts` how often the record has been answered with a dead letter.
+    class, `attempts` the number of dead letters of this record so far.
     """
 
     model_config = ConfigDict(frozen=True)

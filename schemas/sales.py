@@ -1,4 +1,4 @@
-"""What a shop sells: a customer's invoice, an article's day that is over, and what workers make of them."""
+"""The events and answers of a shop: customers' invoices, articles' days that are over, and the workers' answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which topic carries what. Names read `<domain>.<entity>.<kind>.v<N>`; a breaking change is a new N."""
+"""The topics. Their names read `<domain>.<entity>.<kind>.v<N>`; a breaking change gets a new N."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVENTS: dict[str, type[Event]] = {
     "invoice": InvoiceEvent,
     "article-day": ArticleDayEvent,
 }
-"""Every kind of event by the name that `streamer produce --as` takes."""
+"""Every kind of event, by its name for `streamer produce --as`."""
 
 
 def used_features(topic: str) -> str:
-    """The topic of what was known when the predictions of `topic` were made."""
+    """The topic of the features that the predictions of `topic` were made from."""
     return f"features.{topic}"
 
 
 def dead_letters(topic: str) -> str:
-    """The topic of the records of `topic` that could not be answered."""
+    """The topic of the dead letters of `topic`: the records that could not be answered."""
     return f"dlq.{topic}"

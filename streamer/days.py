@@ -36,11 +36,12 @@ class Days(msgspec.Struct, frozen=True):
     """Makes a worker's source topic from the events of another topic: one event for each day and each entity that has
     an amount in the `history` days up to that day. Days are those of UTC.
 
-    `event`       the pydantic model of the events that are read; it names their topic `amounts`     an event's entities
-    and their amounts; the amounts of an entity on one day are added up `told`        makes the worker's event from an
-    entity, a day, and the amounts on `history` days, the oldest first. Its key must be the entity, and its id must
-    follow from entity and day `history_of`  the amounts in such an event, from which a process that is started again
-    goes on"""
+    `event`       the pydantic model of the events that are read; it names their topic
+    `amounts`     an event's entities and their amounts; the amounts of an entity on one day are added up
+    `told`        makes the worker's event from an entity, a day, and the amounts on `history` days, the oldest first.
+                  Its key must be the entity, and its id must follow from entity and day
+    `history_of`  the amounts in such an event, from which a process that is started again goes on
+    """
 
     event: type[Event]
     amounts: Callable[[Any], Iterable[tuple[str, int]]]
@@ -126,7 +127,7 @@ class Calendar:
             try:
                 event = days.told(entity, when, row)
             except Exception as error:  # of the declaration's own code; its text may quote the event
-                log.error("a day of an entity that cannot be told", day=str(when), error=type(error).__name__)
+                log.error("an entity's day cannot be made an event", day=str(when), error=type(error).__name__)
                 continue
             yield event
 

@@ -1,4 +1,4 @@
-"""Finds a worker by name, as `module:Class` or as `path/to/file.py:Class`."""
+"""Finds a worker by its name, as `module:Class`, or as `path/to/file.py:Class`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names() -> list[str]:
 
 
 def without_windows() -> list[str]:
-    """Those of them that need no `streamer windows` beside them."""
+    """Every installed worker that needs no `streamer windows` beside it."""
     return [name for name in names() if not find(name).windows]
 
 
@@ -33,8 +33,8 @@ def find(wanted: str) -> type[Worker[Any, Any]]:
     """The worker class that `wanted` names.
 
     Raises:
-        Usage: there is none; the message lists what there is and the nearest.
-        BadConfig: it is there and cannot be imported, or is no complete worker.
+        Usage: there is no such worker; the message names the nearest and lists the installed ones.
+        BadConfig: the worker cannot be imported, or is not complete.
     """
     entry = _installed().get(wanted)
     spec = entry.value if entry else wanted
@@ -92,10 +92,10 @@ def _checked(module: ModuleType, class_name: str, wanted: str) -> type[Worker[An
         here = [name for name, thing in vars(module).items() if _is_worker(thing)]
         raise Usage(f"{wanted}: there is no worker class {class_name!r}; there is {', '.join(here) or 'none'}")
     if missing := [name for name in REQUIRED if not hasattr(found, name)]:
-        raise BadConfig(f"{wanted}: class {class_name} does not say its {', '.join(missing)}")
+        raise BadConfig(f"{wanted}: class {class_name} does not define {', '.join(missing)}")
     if found.target in (found.source, dead_letters(found.source)):
-        what = "the topic it reads" if found.target == found.source else "that of its dead letters"
-        raise BadConfig(f"{wanted}: target {found.target} is {what}; name another")
+        what = "the topic it reads" if found.target == found.source else "the topic of its dead letters"
+        raise BadConfig(f"{wanted}: target {found.target} is {what}; name another topic")
     return found
 
 

@@ -51,7 +51,7 @@ class Window(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if unknown := set(self.spans) - SPANS.keys():
-            raise ValueError(f"window {self.name}: there is no span {', '.join(sorted(unknown))}; {', '.join(SPANS)}")
+            raise ValueError(f"window {self.name}: no span {', '.join(sorted(unknown))}; there are {', '.join(SPANS)}")
 
 
 class Entity(msgspec.Struct, array_like=True):
@@ -108,8 +108,7 @@ class Windows:
         return taken
 
     def at(self, entity: Entity, at_ms: int) -> dict[str, float]:
-        """The features of the entity at a time. Without events a mean and a last value are absent, and the others are
-        0."""
+        """The features of the entity at a time. Without events, means and last values are absent; the others are 0."""
         features = {}
         for size, made in self._features.items():
             end, panes = _pane(at_ms, size), sorted(entity.panes.get(size, {}).items())

@@ -24,14 +24,14 @@ Tensors: TypeAlias = "dict[str, torch.Tensor]"
 """Named tensors whose first dimension is the batch."""
 
 Features = Mapping[str, float]
-"""What the feature store knows of one entity: empty when the worker reads none or the store is down."""
+"""The features of one entity from the feature store: empty when the worker reads none or the store is down."""
 
 
 class Worker(Generic[E, P]):
     """Subclass it, name the topics and the models of both sides, fill in `encode`, `predict` and `decode`.
 
-    The events that these get have the fields, properties and methods of `event`. They are its instances only where the
-    hot path has no faster form of it (`streamer.wire.derive`), so do not test them with `isinstance`.
+    The events that these methods get have the fields, properties and methods of `event`. They are instances of it only
+    where the hot path has no faster form of it (`streamer.wire.derive`), so do not test them with `isinstance`.
 
     `name`     how the worker is called on the command line, in topics' metadata and in metrics
     `source`   the topic it reads, `target` the topic of its predictions

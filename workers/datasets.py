@@ -15,18 +15,18 @@ PUBLISHERS = {
     "online_retail": "D. Chen, Online Retail, UCI Machine Learning Repository, DOI 10.24432/C5BW33: the file "
     "Online Retail.xlsx, saved as CSV",
 }
-"""Who publishes a data set, and which files to get there."""
+"""The publisher of each data set, and the files to get there."""
 
 
 def read(path: Path, name: str, delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV file of the data set `name`, plain or gzipped, in order.
 
     Raises:
-        FileNotFoundError: the file is not there; the message says where its publisher keeps it.
+        FileNotFoundError: there is no such file; the message says where its publisher keeps it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there. Get it from its publisher: {PUBLISHERS[name]}")
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    # Some texts hold line breaks inside quotes: newline="" leaves them to the CSV parser.
+    # Some texts have line breaks inside quotes: newline="" leaves them to the CSV parser.
     return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))

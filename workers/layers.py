@@ -1,4 +1,4 @@
-"""Layers that several workers' networks end in."""
+"""The last layers of several workers' networks."""
 
 from __future__ import annotations
 

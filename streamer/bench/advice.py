@@ -1,4 +1,4 @@
-"""What the figures mean, in words, and the settings that have shown in a trial that they do better. Pure."""
+"""The meaning of the figures in words, and the settings that did better in a trial. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from streamer.bench.proposals import COMMIT_SHARE, Facts, Suggestion, Trial
 from streamer.demo.summary import number
 
 COMMENT_WIDTH = 76
-NO_BASE = "not tried, as that takes a run of such a load (--saturate or --rate) of over a second"
+NO_BASE = "not tried: a trial needs a run of this load (--saturate or --rate) of over a second"
 HEADROOM = 0.7
-"""How much of its speed a replica should be asked for, so that it catches up after a stop."""
+"""The share of its speed to plan a replica for: the rest lets it catch up after a stop."""
 SENT = 0.95
-"""Of the rate that was asked for: when the sender reaches less, the figures are of another rate."""
+"""The share of the asked rate that the sender must reach; below it, the figures are of another rate."""
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What holds the worker when it has a backlog (None: not known), what the figures mean, and settings."""
+    """The bottleneck of the worker with a backlog (None: not known), the meaning of the figures, and settings."""
 
     bound: Bound | None
     means: Sequence[str]
@@ -30,7 +30,7 @@ class Advice(msgspec.Struct, frozen=True):
 
 
 def advise(facts: Facts, untried: Sequence[Suggestion], trials: Sequence[Trial]) -> Advice:
-    """All that follows from the facts, and from what was tried."""
+    """All that follows from the facts and the trials."""
     return Advice(
         bound=facts.held,
         means=[
@@ -53,9 +53,9 @@ def _with(suggestion: Suggestion, said: str) -> Suggestion:
 
 
 def toml(suggestions: Sequence[Suggestion]) -> str:
-    """What can be pasted into streamer.toml; empty when there is nothing to change."""
+    """Lines to paste into streamer.toml; empty when there is nothing to change."""
     lines = []
-    parted = sorted(suggestions, key=lambda one: _table(one.key))  # those of no table come first, as TOML wants it
+    parted = sorted(suggestions, key=lambda one: _table(one.key))  # keys without a table come first, as TOML requires
     for table, group in groupby(parted, key=lambda one: _table(one.key)):
         lines += ["", f"[{table}]"] if table else []
         for one in group:
@@ -72,11 +72,11 @@ def _table(key: str) -> str:
 def _short(facts: Facts) -> Iterator[str]:
     for run in facts.runs:
         if run.short:
-            yield f"{run.name}: too short to say much of it; take more --events or --seconds."
+            yield f"{run.name}: too short to tell much; take more --events or --seconds."
 
 
 def _meaning(facts: Facts) -> Iterator[str]:
-    """What holds the worker, and where that helps."""
+    """The bottleneck of the worker, and whether more replicas help."""
     window = facts.backlog.window if facts.backlog else None
     if facts.held is None or window is None:
         return
@@ -91,14 +91,14 @@ def _meaning(facts: Facts) -> Iterator[str]:
             yield f"Bound by reading and publishing: {owner}; {_more_replicas(facts)}"
         case Bound.MACHINE:
             yield (
-                f"Bound by this machine, whose {facts.cores} cores were all busy: {owner}, {runner}, and both waited "
-                "for a core in it. Replicas on other machines help; what else runs here takes part in these figures."
+                f"Bound by this machine, whose {facts.cores} cores were all busy: {owner}, {runner}, and this "
+                "time includes waits for a core. Replicas on other machines help; other programs here count as well."
             )
         case Bound.BROKER:
             yield f"Bound by the broker, for which the worker waits: {owner}, {runner}; replicas hardly help."
     if window.cores is not None and window.machine_busy is not None:
         others = max(0.0, window.machine_busy * facts.cores - window.cores)
-        yield f"The worker kept {window.cores:.1f} of {facts.cores} cores busy, what else runs here {others:.1f}."
+        yield f"The worker kept {window.cores:.1f} of {facts.cores} cores busy, other programs {others:.1f}."
 
 
 def _more_replicas(facts: Facts) -> str:

@@ -1,5 +1,5 @@
-"""Where the events of a run flow: topics of its own, which are gone afterwards. The worker's real topics are only
-asked for how many partitions they have."""
+"""The topics of a run: its own, deleted afterwards. Of the worker's real topics, only the number of partitions is
+read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from streamer.settings import Settings
 from streamer.worker import Worker
 
 PARTITIONS = 4
-"""Where the worker's source topic is not there yet; and what a mock broker makes."""
+"""The number of partitions where the worker's source topic does not exist yet, and on a mock broker."""
 BROKER_BYTES_MAX = 1_048_588
-"""What a broker takes by default in one message."""
+"""The largest message that a broker takes by default."""
 TOPICS_S = 15.0
 MOCK_BYTES_MAX = 5 << 20
-"""A mock broker keeps so much of a partition and drops the oldest."""
+"""A mock broker keeps this much of a partition and drops the oldest."""
 MOCK_ANSWER_BYTES = 700
 """A prediction of a small answer, with its envelope."""
 MOCK_FILL = 0.4
@@ -57,17 +57,17 @@ class Places(NamedTuple):
 
 
 class Broker(Protocol):
-    """Where the runs of one report flow. `settings` lead to it; `said` is how a person would call it."""
+    """The broker for the runs of one report. `settings` lead to it; `said` is its name for people."""
 
     settings: Settings
     said: str
     partitions: int
 
     def places(self) -> Any:
-        """A context manager: empty topics, gone at its end."""
+        """A context manager: empty topics, deleted at its end."""
 
     def events_max(self, event_bytes: float) -> int | None:
-        """How many events of this size a run may send; None: as many as it likes."""
+        """How many events of this size a run may send; None: no limit."""
 
 
 class KafkaBroker:
@@ -91,10 +91,10 @@ class KafkaBroker:
 
     @contextmanager
     def places(self) -> Iterator[Places]:
-        """Empty topics and a new group, deleted at the end, however it comes.
+        """Empty topics and a new group, deleted at the end, also after an error.
 
         Raises:
-            Unreachable: the broker makes no such topics; the message says why.
+            Unreachable: the broker does not create the topics; the message says why.
         """
         places = _named(self._name, self.partitions)
         try:
@@ -107,7 +107,7 @@ class KafkaBroker:
         return None
 
     def _make(self, places: Places) -> None:
-        # A dead letter is its record and the headers that say why.
+        # A dead letter is the record plus headers that say why.
         large = {"max.message.bytes": str(2 * max(BROKER_BYTES_MAX, self.settings.limits.record_bytes_max))}
         new = [
             NewTopic(topic, places.partitions, -1, config=large if topic == places.dead else {})
@@ -119,7 +119,7 @@ class KafkaBroker:
                     made.result(2 * clients.TIMEOUT_S)
                 except KafkaException as error:
                     cure = "give this user the right to create, write, read and delete bench.* and dlq.bench.*"
-                    raise Unreachable(f"the broker does not make {topic}: {error.args[0].str()}; {cure}") from error
+                    raise Unreachable(f"the broker does not create {topic}: {error.args[0].str()}; {cure}") from error
             end = time.monotonic() + TOPICS_S
             while not self._all_led(places):
                 if time.monotonic() > end:
@@ -142,12 +142,12 @@ class KafkaBroker:
                 gone.result(TOPICS_S)
             except KafkaException:
                 left.append(topic)
-        with suppress(KafkaException):  # a group goes with its topics' positions, at the latest
+        with suppress(KafkaException):  # else the group goes when its topics' offsets are gone
             for gone in self._admin.delete_consumer_groups([places.group]).values():
                 gone.result(clients.TIMEOUT_S)
         there = clients.counts(self._admin, self.settings, left) if left else {}
         if left := [topic for topic in left if there[topic] is not None]:
-            print(f"streamer: delete by hand, which the broker refused to: {', '.join(left)}", file=sys.stderr)
+            print(f"streamer: the broker did not delete these topics; delete them: {', '.join(left)}", file=sys.stderr)
 
 
 class MockBroker:
@@ -160,7 +160,7 @@ class MockBroker:
         self.settings = Settings(
             **{
                 **settings.model_dump(exclude={"kafka"}),
-                # It lets all of this time pass before it looks again.
+                # A mock broker waits all of this time before it looks again.
                 "kafka": {"bootstrap_servers": program.line(), "client": {"fetch.wait.max.ms": "5"}},
             }
         )

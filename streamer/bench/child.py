@@ -1,6 +1,6 @@
 """The worker under measurement: `app.run`, as `streamer run` calls it, but on the topics of the run.
 
-The topics of a worker are attributes of its class, so a subclass names others; its code is the same.
+The topics of a worker are attributes of its class, so a subclass can name other topics and share the code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamer.settings import Settings
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the child is told: the worker as the command line names it, its topics, and all of its settings."""
+    """The child's task: the worker as the command line names it, its topics, and all of its settings."""
 
     worker: str
     source: str
@@ -28,16 +28,16 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def job(worker: str, source: str, target: str, settings: Settings) -> bytes:
-    """One line for the child's stdin. Settings may hold passwords, which others could read in its arguments."""
+    """One line for the child's stdin. Settings may hold passwords, and other users can read a process's arguments."""
     told = Job(worker, source, target, settings.model_dump())
     return msgspec.json.encode(told, enc_hook=_plain) + b"\n"
 
 
 def main() -> None:
-    """Read the job from stdin, then serve until SIGTERM; end at once when the other end of stdin is gone."""
+    """Read the job from stdin, then serve until SIGTERM; end at once when the other end of stdin closes."""
     told = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     threading.Thread(target=_leash, name="leash", daemon=True).start()
-    # Imported here, on the leash: torch takes seconds, in which the parent may be killed.
+    # Imported after the leash is on: torch takes seconds, and the parent may be killed meanwhile.
     from streamer import app, discovery
     from streamer.telemetry import log
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _leash() -> None:
-    while os.read(0, 1):  # the file object would be locked by this read, and the interpreter not end
+    while os.read(0, 1):  # this read would lock the file object, and the interpreter could not end
         pass
     os._exit(1)
 

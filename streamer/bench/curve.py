@@ -1,6 +1,6 @@
 """The worker without Kafka: encode, predict and decode of batches of growing size, and what a batch costs.
 
-Events are decoded as the engine decodes them, and batched as it batches them: with others of their length.
+Events are decoded and batched as in the engine: a batch holds events of similar length.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from streamer.worker import Worker
 
 SIZES = tuple(2**power for power in range(11))
 SIZE_S = 0.4
-"""How long each size is measured; eleven of them take some five seconds."""
+"""How long each size is measured; the eleven sizes take some five seconds."""
 BATCH_S_MAX = 2.0
-"""No size is tried whose batches would take longer than this."""
+"""Sizes whose batches would take longer than this are not tried."""
 PLACES_MAX = 16
-"""Batches of one size are of so many different lengths of events, evenly from short to long."""
+"""How many batches of one size are measured, with events of evenly spread lengths from short to long."""
 NEAR_BEST = 0.95
 COST_VARIES = 1.5
-"""Costs vary when the long events cost so many times what the short ones do, by quartiles."""
+"""Costs vary when the upper quartile is this many times the lower one."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -46,10 +46,10 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """What batches cost: measured, and as `fixed_ms + us_per_cost * cost` up to the best size.
+    """The cost of batches: measured, and fitted as `fixed_ms + us_per_cost * cost` up to the best size.
 
     `knee` is the smallest size within 5 % of the best rate. `varied` says that events differ in cost; `rejected` is
-    the share of the events tried that the worker refuses. `stopped` says that larger sizes would take too long.
+    the share of the tried events that the worker rejects. `stopped` says that larger sizes would take too long.
     """
 
     points: Sequence[Point]
@@ -72,10 +72,10 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 def load(worker: Worker[Any, Any], settings: Settings, device: torch.device) -> Inference:
-    """The worker on its device, warm, as `streamer run` has it.
+    """The worker on its device, warmed up as in `streamer run`.
 
     Raises:
-        BadConfig: the model is not there, is damaged, or does not answer the worker's example.
+        BadConfig: the model is missing or damaged, or does not answer the worker's example.
     """
     torch.set_num_threads(1)
     app.load(settings, worker, device)
@@ -89,7 +89,7 @@ def load(worker: Worker[Any, Any], settings: Settings, device: torch.device) -> 
 def measure(
     worker: Worker[Any, Any], inference: Inference, events: Sequence[Event], told: Callable[[int], None]
 ) -> Curve:
-    """Run batches of each size for SIZE_S; `told` hears of each size that is done.
+    """Run batches of each size for SIZE_S; `told` is called after each size.
 
     Raises:
         BadData: the worker takes none of the events.
@@ -121,7 +121,7 @@ def measure(
 
 
 def _fitted(times: Sequence[tuple[int, int, float]], most: int) -> CostModel:
-    """Least squares over batches of up to `most` items: those of more are slower, and not to be used."""
+    """Least squares over batches of up to `most` items: larger batches are slower and should not be used."""
     costs = CostModel(memory=1.0)
     for size, cost, seconds in times:
         if size <= most:
@@ -130,8 +130,8 @@ def _fitted(times: Sequence[tuple[int, int, float]], most: int) -> CostModel:
 
 
 def _seconds(inference: Inference, batches: Sequence[Sequence[Item]]) -> list[float]:
-    """The shortest time of each batch, as what else runs here can only add to it; after a run that does not count:
-    first of a size, it may be compiled."""
+    """The shortest time of each batch, because other programs can only add to it. The first run of a size does not
+    count: it may compile."""
     times: list[list[float]] = [[] for _ in batches]
     inference.run(batches[0])
     end = time.perf_counter() + SIZE_S
@@ -144,7 +144,7 @@ def _seconds(inference: Inference, batches: Sequence[Sequence[Item]]) -> list[fl
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Neighbours in cost, from the cheapest to the dearest."""
+    """Batches of events of similar cost, from the cheapest to the most expensive."""
     pool = list(items) * (1 + size // len(items))
     pool.sort(key=lambda item: item.cost)
     last, places = len(pool) - size, min(PLACES_MAX, max(2, len(pool) // size))
@@ -171,6 +171,6 @@ def _takes(worker: Worker[Any, Any], item: Item) -> bool:
         if not worker.accepts(item.event):
             return False
         item.cost = max(1, int(worker.cost(item.event)))
-    except Exception:  # a dead letter, in earnest
+    except Exception:  # in production, a dead letter
         return False
     return True

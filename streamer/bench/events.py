@@ -1,4 +1,4 @@
-"""What is sent: the worker's own samples, or the lines of a file, as records that are ready to send."""
+"""The events to send: the worker's own samples, or the lines of a file, as records that are ready to send."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamer.worker import Worker, overrides
 
 SEED = 7
 LOOKED_AT = 2_000
-"""So many events say how large events are, and how many of them repeat."""
+"""The number of events from which size and repeats are estimated."""
 TOLD_EACH = 500
 
 Pair = tuple[bytes, bytes]
@@ -34,14 +34,14 @@ class Event(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """Endless events; `said` is what they are, for a person; after `different` of them (None: never) all come again."""
+    """Endless events. `said` describes them for people; after `different` events (None: never) they repeat."""
 
     said: str
     events: Iterator[Event]
     different: int | None
 
     def take(self, wanted: int, told: Callable[[int], None]) -> list[Pair]:
-        """The records of the next events; `told` hears now and then how many more are made."""
+        """The records of the next events; `told` gets the number of new ones now and then."""
         pairs = []
         for made, event in enumerate(islice(self.events, wanted), start=1):
             pairs.append((event.key, event.value))
@@ -51,8 +51,8 @@ class Feed(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the first events are like: bytes of a value, the share (0..1) whose cache key came before (None: the
-    worker caches nothing, or by features of its store), and the events themselves."""
+    """Properties of the first events: the mean bytes of a value, the share (0..1) whose cache key came before (None:
+    the worker caches nothing, or its keys need features of the store), and the events themselves."""
 
     bytes_mean: float
     repeats: float | None
@@ -60,20 +60,20 @@ class Look(NamedTuple):
 
 
 def samples(worker: Worker[Any, Any], run: str) -> Feed:
-    """What `Worker.sample` makes, with ids of the run's own and the time of now."""
+    """Events of `Worker.sample`, with ids of this run and the current time."""
     own = overrides(worker, "sample")
     said = "samples of the worker" if own else "its example again and again, as the worker has no sample()"
     return Feed(said, _samples(worker, run), None if own else 1)
 
 
 def lines(worker: Worker[Any, Any], file: Path) -> Feed:
-    """The lines of a JSON-lines file, plain or gzip, as they are; from the start again when they are used up.
+    """The lines of a JSON-lines file, plain or gzip, unchanged; from the start again when they are used up.
 
-    A line that does not fit the worker's model is sent as well: it becomes a dead letter, as it would in earnest.
+    A line that does not fit the worker's model is sent as well: it becomes a dead letter, as in production.
 
     Raises:
-        Usage: the file is not there.
-        BadData: it is no text or gzip, is empty, or no line fits the worker's event.
+        Usage: there is no such file.
+        BadData: the file cannot be read or is empty, or no line fits the worker's event.
     """
     if not file.is_file():
         raise Usage(f"--file {file}: there is no such file; check its path")
@@ -92,7 +92,7 @@ def lines(worker: Worker[Any, Any], file: Path) -> Feed:
 
 
 def look(worker: Worker[Any, Any], feed: Feed) -> Look:
-    """Take the first events and see what they are like."""
+    """Take the first events and determine their properties."""
     events = list(islice(feed.events, min(LOOKED_AT, feed.different or LOOKED_AT)))
     mean = sum(len(event.value) for event in events) / len(events)
     return Look(mean, _repeats(worker, [event.made for event in events if event.made is not None]), events)

@@ -1,4 +1,4 @@
-"""One measured run: a fresh worker process on empty topics, and a backlog to work off or events at a rate."""
+"""One measured run: a fresh worker process on empty topics works off a backlog, or answers events at a rate."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from streamer.settings import Settings
 
 LOOK_S = 0.2
 STALL_S = 60.0
-"""No outcome for so long, and the run ends: what is missing then counts as lost."""
+"""The run ends after this long without an outcome; missing outcomes then count as lost."""
 WARM_UP_S = 1.0
-"""What is sent in the first second at a rate does not count."""
+"""Events that are sent in the first second at a rate do not count."""
 QUIET_S = 0.3
 CACHE_TTL_S = 120.0
-"""What a run leaves in the user's Redis is gone soon."""
+"""The entries that a run leaves in the user's Redis expire this soon."""
 SHORT_S = 1.0
-"""Less than this says little: answers are published some ten times a second."""
+"""A shorter run says little: answers are published some ten times a second."""
 KEPT = 0.95
-"""A rate is kept when answers come at this share of it."""
+"""The worker keeps up when it answers at this share of the rate."""
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`rate` is what was asked for in events/s, None for a backlog; `sent_per_s` what was sent; `latency` is of a
-    rate only; `rss_mib` the most memory that was seen; `load` the machine's before the run. `short` says that the
-    speed is a guess: the run was too short."""
+    """`rate` is the asked rate in events/s, None for a backlog; `sent_per_s` the rate that was sent; `latency` is
+    measured only at a rate; `rss_mib` is the most memory seen; `load` is the load average of the machine before the
+    run. `short` says that the run was too short and its speed is a guess."""
 
     rate: float | None
     counts: Counts
@@ -57,7 +57,7 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """How a person would call it."""
+        """The name of the run for people."""
         return "backlog" if self.rate is None else f"{self.rate:,.0f}/s"
 
     @property
@@ -69,15 +69,15 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Load(NamedTuple):
-    """What a run is given: `rate` in events/s, None for a backlog, and how many `events`."""
+    """The load of a run: `rate` in events/s, None for a backlog, and the number of `events`."""
 
     rate: float | None
     events: int
 
 
 class Stand(NamedTuple):
-    """What every run needs: the worker as the command line names it, where its events flow, a folder for logs, and
-    what is changed in the settings, by dotted keys."""
+    """The setup of a run: the worker as the command line names it, the broker, a folder for logs, and the changed
+    settings by dotted keys."""
 
     worker: str
     broker: Broker
@@ -85,12 +85,12 @@ class Stand(NamedTuple):
     changed: Mapping[str, str] = MappingProxyType({})
 
     def named(self, run: str) -> str:
-        """How a person would call a run on it."""
+        """The name for people of a run on it."""
         return ", ".join([run, *(f"trying {key} = {value}" for key, value in self.changed.items())])
 
 
 class Stage(NamedTuple):
-    """One run's worker, not ready yet, its events' sender and its outcomes' reader."""
+    """The parts of one run: the worker, the sender of events and the reader of outcomes."""
 
     child: ServedWorker
     sender: Sender
@@ -104,11 +104,11 @@ def measure(stand: Stand, asked: Load, events: Sequence[Pair]) -> Run:
 
 
 def backlog(stand: Stand, events: Sequence[Pair]) -> Run:
-    """Send everything, then let the worker work it off as fast as it can. Nothing is read meanwhile but its metrics.
+    """Send everything, then let the worker answer it as fast as it can. Meanwhile only its metrics are read.
 
     Raises:
         Died: the worker ended by itself.
-        Unreachable: the broker does not take or give the events.
+        Unreachable: the broker does not take or deliver the events.
     """
     load, name = os.getloadavg()[0], stand.named("backlog")
 
@@ -141,7 +141,7 @@ def backlog(stand: Stand, events: Sequence[Pair]) -> Run:
 
 
 def at_rate(stand: Stand, events: Sequence[Pair], rate: float) -> Run:
-    """Send at a rate, and time every answer. The worker has answered one event a partition before. Raises as
+    """Send at a rate, and time every answer. Before that, the worker answers one event of each partition. Raises as
     `backlog`."""
     load, name = os.getloadavg()[0], stand.named(f"{rate:,.0f}/s")
     with stand.broker.places() as places, _stage(stand, places, name, lambda sender: None) as stage:
@@ -174,7 +174,7 @@ def at_rate(stand: Stand, events: Sequence[Pair], rate: float) -> Run:
 
 
 def settings_of(settings: Settings, changed: Mapping[str, str], group: str, port: int) -> Settings:
-    """The user's settings for a run, but for what is changed: a group and a cache of its own, which begins empty."""
+    """The user's settings with the changes of a run, and with a group and an empty cache of its own."""
     values: dict[str, Any] = settings.model_dump()
     for key, value in changed.items():
         table, _, name = key.rpartition(".")
@@ -188,7 +188,7 @@ def settings_of(settings: Settings, changed: Mapping[str, str], group: str, port
 
 @contextmanager
 def _stage(stand: Stand, places: Places, name: str, before: Callable[[Sender], None]) -> Iterator[Stage]:
-    """A sender that has done what comes `before`, a reader, and then the worker, ready."""
+    """A sender that has run `before`, a reader, and the worker, started last and ready."""
     settings = stand.broker.settings
     sender = Sender(settings, places)
     before(sender)
@@ -205,7 +205,7 @@ def _stage(stand: Stand, places: Places, name: str, before: Callable[[Sender], N
 
 
 def _watch(child: ServedWorker, wanted: int, told: Callable[[int], None]) -> list[Moment]:
-    """Look at the worker until it has answered all, or nothing has moved for STALL_S."""
+    """Look at the worker until it has answered all, or has not progressed for STALL_S."""
     moments: list[Moment] = []
     moved = time.monotonic()
     while not moments or moments[-1].figures.outcomes < wanted:
@@ -223,7 +223,7 @@ def _watch(child: ServedWorker, wanted: int, told: Callable[[int], None]) -> lis
 
 
 def _follow(stage: Stage, sending: threading.Thread, told: Callable[[int], None]) -> None:
-    """Read while events are sent, until nothing more comes. Nothing else is done meanwhile: it would count as wait."""
+    """Read while events are sent, until nothing more comes, and do nothing else: it would count as latency."""
     quiet_at = time.monotonic() + QUIET_S
     while sending.is_alive() or time.monotonic() < quiet_at:
         if count := stage.outcomes.read(0.05):
@@ -232,7 +232,7 @@ def _follow(stage: Stage, sending: threading.Thread, told: Callable[[int], None]
 
 
 def _settle(stage: Stage) -> Moment:
-    """Wait until everything sent has its outcome, or nothing has moved for STALL_S; the worker as it is then."""
+    """Wait until every sent event has its outcome, or nothing has moved for STALL_S; return the worker's state."""
     moved, seen = time.monotonic(), -1
     while True:
         now = stage.child.look()
@@ -248,11 +248,11 @@ def _settle(stage: Stage) -> Moment:
 
 
 def _silent(child: ServedWorker) -> Died:
-    return Died(f"{child.name} has not answered at /metrics for {STALL_S:.0f} s; what hangs it?")
+    return Died(f"{child.name} has not answered at /metrics for {STALL_S:.0f} s; does it hang?")
 
 
 def _with_skipped(published_per_s: float, counts: Counts) -> float:
-    """Events a second, where only what is published has a timestamp."""
+    """Events a second with the skipped ones, which have no timestamp because nothing is published for them."""
     published = counts.predicted + counts.dead
     return published_per_s * (published + counts.skipped) / published
 
@@ -263,7 +263,7 @@ def _most_memory(moments: Sequence[Moment]) -> float | None:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A walk over all the records would count as latency."""
+    """Switch garbage collection off: its walk over all the records would count as latency."""
     gc.collect()
     gc.disable()
     try:

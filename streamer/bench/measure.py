@@ -1,4 +1,4 @@
-"""What the raw figures of a run mean. Pure."""
+"""Measures that are derived from the raw figures of a run. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from streamer.engine.loop import STAGES
 RUNNER = ("encode", "predict", "answer")
 """The stages of the runner's thread."""
 WAITS = ("poll", "wait for the device")
-"""Stages of the owner's thread that wait; the first reads as well."""
+"""Stages of the owner's thread that wait; the first one also reads."""
 BUSY = 0.75
-"""A thread that works for this share of the time is what the rest waits for."""
+"""A thread that works for this share of the time is the bottleneck."""
 MACHINE_BUSY = 0.9
 
 
 class Bound(StrEnum):
-    """What holds a worker that has a backlog."""
+    """The bottleneck of a worker with a backlog."""
 
     DEVICE = "device"
     OWNER = "owner"
@@ -31,7 +31,7 @@ class Bound(StrEnum):
 
 
 class Speed(NamedTuple):
-    """Events a second, over so many seconds."""
+    """Events a second, and the seconds over which they were counted."""
 
     per_s: float
     seconds: float
@@ -46,7 +46,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """Where a thread's time goes: microseconds per event, and the share (0..1) of the time that passed."""
+    """The time of a thread in one stage: microseconds per event, and the share (0..1) of the elapsed time."""
 
     thread: str
     stage: str
@@ -55,7 +55,7 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Batches(msgspec.Struct, frozen=True):
-    """Batches released for one reason, and their events on average."""
+    """The batches that were released for one reason, and their mean number of events."""
 
     reason: str
     batches: int
@@ -65,9 +65,9 @@ class Batches(msgspec.Struct, frozen=True):
 class Window(msgspec.Struct, frozen=True):
     """The worker between two moments of its steady work.
 
-    `cpu_us` is its CPU time per event; `machine_busy` the share (0..1) of all cores' time that anything used, None
-    where the system does not say. `batch_wait_ms`, `batch_ms` and `commit_ms` are means: how long a batch's first
-    event waited for the device, how long a batch took, how long a commit.
+    `cpu_us` is its CPU time per event; `machine_busy` the share (0..1) of all cores' time that any process used, None
+    where the system does not say. Three are means: `batch_wait_ms` of the wait of a batch's first event for the device,
+    `batch_ms` of the time of a batch, `commit_ms` of the time of a commit.
     """
 
     seconds: float
@@ -82,10 +82,10 @@ class Window(msgspec.Struct, frozen=True):
     commit_ms: float | None
 
     def busy(self, thread: str) -> float:
-        """The share of the time in which a thread was in a stage of work; it may have waited there for a core, or for
-        the other thread to let go of the interpreter."""
+        """The share of the time in which a thread was in a stage of work. It may have waited there for a core, or for
+        the other thread to release the interpreter lock."""
         worked = sum(one.share for one in self.stages if one.thread == thread and one.stage not in WAITS)
-        return min(1.0, worked)  # a long stage counts when it ends, which may be of the time before
+        return min(1.0, worked)  # a stage counts when it ends, and may have begun before the window
 
     @property
     def cores(self) -> float | None:
@@ -94,7 +94,7 @@ class Window(msgspec.Struct, frozen=True):
 
 
 def window(first: Moment, last: Moment, cores: int) -> Window | None:
-    """What happened between two moments; None when nothing did."""
+    """The work between two moments; None when there was none."""
     figures, seconds = last.figures.since(first.figures), last.at - first.at
     events = figures.outcomes
     if events <= 0 or seconds <= 0:
@@ -117,11 +117,11 @@ def window(first: Moment, last: Moment, cores: int) -> Window | None:
 
 
 def steady(moments: Sequence[Moment], sent: int) -> tuple[Moment, Moment]:
-    """The moments around the middle of a run: without the first and the last tenth where there are enough of them."""
+    """The first and last moment of steady work: without the first and the last tenth where there are enough moments."""
     inner = [moment for moment in moments if 0.1 * sent <= moment.figures.outcomes <= 0.9 * sent]
     if len(inner) >= 2:
         return inner[0], inner[-1]
-    # A run of a few moments: from the last before its first outcome to the first that has them all.
+    # A run of a few moments: from the last one before the first outcome to the first one with all outcomes.
     before = [moment for moment in moments if moment.figures.outcomes == 0] or moments[:1]
     after = [moment for moment in moments if moment.figures.outcomes >= sent] or moments[-1:]
     return before[-1], after[0]
@@ -139,15 +139,15 @@ def stages(figures: Figures, events: int, seconds: float) -> list[Stage]:
 
 
 def batches(figures: Figures) -> list[Batches]:
-    """Batches by why they were released, the most frequent first."""
+    """Batches by the reason of their release, the most frequent first."""
     counts, items = figures.by("streamer_batch_size_count"), figures.by("streamer_batch_size_sum")
     found = [Batches(reason, int(count), items[reason] / count) for reason, count in counts.items()]
     return sorted(found, key=lambda one: -one.batches)
 
 
 def bound(found: Window, gpu: bool) -> Bound:
-    """What holds a worker that has a backlog: a GPU or the cores, when they are taken; else the thread that works all
-    the time; else what both wait for. Without a free core, a thread's share of the time says little."""
+    """The bottleneck of a worker with a backlog: the GPU or the cores when they are busy; else the thread that works
+    all the time; else the broker, for which both wait. Without a free core, a thread's share of time says little."""
     runner, owner = found.busy("runner"), found.busy("owner")
     if gpu and runner >= BUSY:
         return Bound.DEVICE
@@ -159,8 +159,8 @@ def bound(found: Window, gpu: bool) -> Bound:
 
 
 def speed(times_ms: Sequence[int]) -> Speed | None:
-    """Between the first and the last tenth of these times, so that neither start nor end counts; None when they are
-    too few or came all at once."""
+    """The speed between the first and the last tenth of these times, without start and end; None when there are too
+    few times or all are equal."""
     ordered = sorted(times_ms)
     first, last = len(ordered) // 10, len(ordered) * 9 // 10
     if last <= first or ordered[last] == ordered[first]:
@@ -170,7 +170,7 @@ def speed(times_ms: Sequence[int]) -> Speed | None:
 
 
 def latency(waits_s: Sequence[float]) -> Latency | None:
-    """Percentiles of waits in seconds; None when there are none."""
+    """Percentiles of waits in seconds; None without waits."""
     p50, p95, p99 = (percentile(waits_s, share) for share in (0.5, 0.95, 0.99))
     return None if p50 is None or p95 is None or p99 is None else Latency(p50 * 1000, p95 * 1000, p99 * 1000)
 

@@ -1,4 +1,4 @@
-"""Predictions and dead letters as a reader of committed records gets them, held against what was sent."""
+"""Predictions and dead letters as a reader of committed records gets them, compared with the sent events."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ CHUNK = 5_000
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What became of the events of a run. Each counts once: `repeated` are further outcomes of one event, `unordered`
-    predictions that came after one of a later event of their partition. `cached` predictions were not computed anew.
-    """
+    """The outcomes of a run. Each event counts once: `repeated` are further outcomes of one event, `unordered` are
+    predictions that came after one of a later event of their partition, `cached` predictions came from the cache."""
 
     sent: int
     predicted: int
@@ -37,14 +36,14 @@ class Counts(msgspec.Struct, frozen=True):
 
     @property
     def lost(self) -> int:
-        """Events without an outcome; below zero when there are more outcomes than events."""
+        """The number of events without an outcome; negative when there are more outcomes than events."""
         return self.sent - self.predicted - self.dead - self.skipped
 
     def faults(self, delivery: str) -> list[str]:
-        """What breaks the promise of this delivery guarantee; nothing when all is well."""
+        """The violations of this delivery guarantee; empty when all is well."""
         found = []
         if self.lost:
-            what = "events have no outcome" if self.lost > 0 else "outcomes are of no event that was sent"
+            what = "events have no outcome" if self.lost > 0 else "outcomes belong to no event that was sent"
             found.append(f"{abs(self.lost):,} {what}")
         if self.repeated and delivery == "exactly_once":
             found.append(f"{self.repeated:,} outcomes came more than once")
@@ -88,7 +87,7 @@ class Outcomes:
         self._consumer.assign([TopicPartition(*at, OFFSET_BEGINNING) for at in self._reached])
 
     def read(self, timeout_s: float) -> int:
-        """Take what has come, and say how many; waits at most `timeout_s` for the first.
+        """Take the messages that have come and return their number; wait at most `timeout_s` for the first.
 
         Raises:
             Unreachable: the broker refuses.
@@ -108,7 +107,7 @@ class Outcomes:
         return count
 
     def read_to_end(self, told: Callable[[int], None]) -> None:
-        """Read all that there is; call it when nothing more is written.
+        """Read to the end of both topics; call it when nothing more is written.
 
         Raises:
             Unreachable: the broker refuses, or a transaction stays open.
@@ -127,7 +126,7 @@ class Outcomes:
                 raise Unreachable(f"{self._places.target} cannot be read to its end: a transaction is still open")
 
     def counts(self, sent: int, skipped: int) -> Counts:
-        """What became of `sent` events, of which the worker says that it `skipped` some."""
+        """The outcomes of `sent` events; `skipped` is the worker's own count."""
         dead = self._reasons.total()
         return Counts(
             sent=sent,
@@ -141,7 +140,7 @@ class Outcomes:
         )
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the consumer."""
         self._consumer.close()
 
     def _take(self, message: Any, now: float) -> None:
@@ -174,6 +173,6 @@ class Outcomes:
 
 
 def waits_s(sent_s: dict[Place, float], received_s: dict[Place, float], after_s: float) -> Sequence[float]:
-    """How long each event took that was sent `after_s` or more after the first one, in seconds."""
+    """The latency in seconds of each event that was sent at least `after_s` after the first one."""
     began = min(sent_s.values(), default=0.0) + after_s
     return [received_s[place] - sent for place, sent in sent_s.items() if sent >= began and place in received_s]

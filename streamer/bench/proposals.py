@@ -1,4 +1,4 @@
-"""Settings that may do better, by what was measured; each is then tried, and stays only if it does. Pure."""
+"""Settings that may do better, by the measurements; each is then tried and kept only if it does. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from streamer.bench.measure import Bound, bound
 from streamer.settings import Settings
 
 REPEATS_MIN = 0.2
-"""A shared cache is worth a thought when this share of events has been answered before."""
+"""A shared cache is proposed when this share of events repeats an earlier one."""
 BATCH_SHARE = 0.5
-"""Of p99: when waiting for a batch and running it take more, smaller batches would help."""
+"""When waiting for a batch and running it take this share of p99 or more, smaller batches would help."""
 COMMIT_SHARE = 0.5
-"""Of the time: when a transaction is open for more, the broker has little rest between them."""
+"""When a transaction is open for this share of the time or more, the broker has little rest between transactions."""
 COMMITS_GATHERED = 4
 """A transaction that gathers for so many times what it takes leaves the broker three quarters of the time."""
 INTERVAL_MS_MIN = 10
 
 
 class Aim(StrEnum):
-    """What a setting is for, and so what it must show in its trial."""
+    """The aim of a setting, which its trial must show."""
 
     AS_FAST = "as fast"
     FASTER = "faster"
@@ -33,14 +33,14 @@ class Aim(StrEnum):
 
 
 AT_LEAST = {Aim.AS_FAST: 0.97, Aim.FASTER: 1.05}
-"""Of the speed without it."""
+"""The least share of the speed without the setting."""
 AT_MOST = 0.9
-"""Of the p99 without it."""
+"""The largest share of the p99 without the setting."""
 
 
 class Suggestion(msgspec.Struct, frozen=True):
-    """A setting by its dotted key, its value in TOML, and why. `aim` is what it is for, with a backlog or at `rate`
-    (events/s); None: it cannot be tried. `ready` once a trial has shown it."""
+    """A setting by its dotted key, its value in TOML, and the reason. `aim` is what it must show, with a backlog or at
+    `rate` (events/s); None: it cannot be tried. `ready` is true once a trial has shown it."""
 
     key: str
     value: str
@@ -54,7 +54,7 @@ class Suggestion(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """A run like an earlier one but for this setting, and in words what came of it."""
+    """A run like an earlier one except for this setting, and its result in words."""
 
     suggestion: Suggestion
     run: Run
@@ -62,8 +62,8 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What advice rests on. `repeats` is the share of events whose cache key came before; `partitions` are the
-    source's; `gpu` says that the model ran on one, of a machine with so many `cores`."""
+    """The basis of advice. `repeats` is the share of events whose cache key came before; `partitions` are the
+    source's; `gpu` says that the model ran on a GPU; `cores` are the machine's."""
 
     settings: Settings
     curve: Curve
@@ -80,24 +80,24 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> Bound | None:
-        """What holds the worker when it has a backlog; None: not known."""
+        """The bottleneck of the worker with a backlog; None: not known."""
         return bound(self.backlog.window, self.gpu) if self.backlog and self.backlog.window else None
 
 
 def propose(facts: Facts) -> list[Suggestion]:
-    """All that may do better."""
+    """All settings that may do better."""
     return [*_commit_interval(facts), *_batch(facts), *_goal(facts), *_cache(facts)]
 
 
 def base_of(suggestion: Suggestion, facts: Facts) -> Run | None:
-    """The run to hold a trial of this against; None when it cannot be tried, or no such run was long enough."""
+    """The run to compare a trial of this with; None when it cannot be tried, or no such run was long enough."""
     if suggestion.aim is None:
         return None
     return next((run for run in facts.runs if run.rate == suggestion.rate and not run.short), None)
 
 
 def judge(suggestion: Suggestion, before: Run, after: Run) -> Trial:
-    """Whether a setting did what it is for: the same load before and after."""
+    """Whether a setting reached its aim, by the same load before and after."""
     if suggestion.aim is Aim.SOONER:
         old_ms, new_ms = (run.latency.p99 if run.latency else math.inf for run in (before, after))
         good = after.kept_up and new_ms <= AT_MOST * old_ms
@@ -111,7 +111,7 @@ def judge(suggestion: Suggestion, before: Run, after: Run) -> Trial:
 
 
 def _batch(facts: Facts) -> Iterator[Suggestion]:
-    """The knee of the batch curve; by cost where costs vary, as short events then fit more into a batch."""
+    """The knee of the batch curve; by cost where costs vary, because a batch then holds more short events."""
     curve, batch = facts.curve, facts.settings.batch
     knee, best = curve.knee, curve.best
     reach = "the fastest size"
@@ -146,7 +146,7 @@ def _goal(facts: Facts) -> Iterator[Suggestion]:
 
 
 def _commit_interval(facts: Facts) -> Iterator[Suggestion]:
-    """Longer where a backlog waits for commits, shorter where the interval is what the answers at a rate wait for."""
+    """Longer where a backlog waits for commits, shorter where the answers at a rate wait for the interval."""
     interval_ms = facts.settings.commit_interval_ms
     if facts.settings.delivery != "exactly_once":
         return
@@ -181,13 +181,13 @@ def _cache(facts: Facts) -> Iterator[Suggestion]:
     counts = facts.runs[0].counts
     near = counts.cached / counts.predicted if counts.predicted else 0.0
     why = (
-        f"{facts.repeats:.0%} of the events say what was said before, and this process alone answered {near:.0%} from "
-        "its memory; a Redis shares what is known with other replicas"
+        f"{facts.repeats:.0%} of the events repeat an earlier one, and this process alone answered {near:.0%} from "
+        "its memory; a Redis shares the answers between replicas"
     )
     yield Suggestion("cache.url", '"rediss://USER:PASSWORD@HOST:6379/0"', why, None)
 
 
 def _rounded_up(value: float) -> int:
-    """With two digits that matter."""
+    """Rounded up to two significant digits."""
     step: int = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
     return math.ceil(value / step) * step

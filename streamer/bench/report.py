@@ -20,12 +20,12 @@ from streamer.bench.proposals import Trial
 from streamer.demo.summary import number, share
 
 WIDTH = 112
-"""Where there is no terminal to ask."""
+"""The width of the page without a terminal."""
 BAR = 24
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What was measured where. `repeats` is the share of events that say what was said before; None: not known."""
+    """What was measured where. `repeats` is the share of events that repeat an earlier one; None: not known."""
 
     worker: str
     delivery: str
@@ -39,7 +39,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Everything. `faults` break a promise: the exit code is then 70, and `logs` the folder of the workers' logs."""
+    """All results. `faults` violate the guarantee: then the exit code is 70, and `logs` the folder of worker logs."""
 
     setup: Setup
     curve: Curve
@@ -50,7 +50,7 @@ class Report(msgspec.Struct, frozen=True):
     logs: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with what is derived from them."""
+        """Plain values, with the derived ones."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         plain["curve"] |= {"best_items": self.curve.best.items, "knee_items": self.curve.knee.items}
         shown = [*plain["runs"], *(trial["run"] for trial in plain["trials"])]
@@ -62,7 +62,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def show(report: Report) -> None:
-    """Print the page: as wide as the terminal, and without one wider than rich's default."""
+    """Print the page: as wide as the terminal; without a terminal, wider than rich's default."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -84,8 +84,8 @@ def _page(report: Report) -> Iterator[Any]:
     yield from map(_account, report.runs)
     if any(run.latency for run in report.runs):
         yield "p50 to p99: from the call that sends an event to its receipt by a reader of committed records."
-    yield "CPU and memory are of the worker's process, CPU per event; cached predictions were not computed anew."
-    yield from _heading("Where the time goes, in microseconds per event (of the time that passed)")
+    yield "CPU (per event) and memory are of the worker's process; cached predictions came from the cache."
+    yield from _heading("Where the time goes, in microseconds per event (share of the elapsed time)")
     yield _stages(report.runs)
     yield from _heading("Batches: how many, and of how many events")
     yield _batches(report.runs)
@@ -95,7 +95,7 @@ def _page(report: Report) -> Iterator[Any]:
     yield from _heading("What follows")
     yield from report.advice.means
     pasted = toml(report.advice.settings)
-    yield "For streamer.toml:" if pasted else "No setting is suggested: what was measured gives no reason for another."
+    yield "For streamer.toml:" if pasted else "No setting is suggested: the measurements give no reason for a change."
     if pasted:
         yield ""
         yield Syntax(pasted, "toml", background_color="default", word_wrap=True)
@@ -175,7 +175,7 @@ def _curve(curve: Curve) -> Table:
 def _fit(curve: Curve) -> str:
     unit = "unit of padded cost" if curve.varied else "event"
     more = "; larger ones take too long to try" if curve.stopped else ""
-    refused = f"; the worker refuses {curve.rejected:.0%} of the events" if curve.rejected else ""
+    refused = f"; the worker rejects {curve.rejected:.0%} of the events" if curve.rejected else ""
     return f"A batch takes {curve.fixed_ms:.2f} ms + {curve.us_per_cost:.2f} µs per {unit}{more}{refused}."
 
 

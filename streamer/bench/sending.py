@@ -1,5 +1,5 @@
-"""Events into the source topic, all at once or at a rate. Partition and offset of each are known as it is sent: nobody
-else writes to the topic, and the client keeps the order of a partition."""
+"""Sends events to the source topic, all at once or at a rate. Their partition and offset are known when they are sent,
+because nobody else writes to the topic and the client keeps the order of a partition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamer.settings import Settings
 from streamer.wire import headers
 
 FLUSH_S = 35.0
-"""Longer than the producer tries (message.timeout.ms)."""
+"""Longer than the producer retries (message.timeout.ms)."""
 HEADERS = [(headers.CONTENT_TYPE, b"application/json")]
 TOLD_EACH = 1_000
 
@@ -48,7 +48,7 @@ class Sender:
         """Send as fast as the broker takes them, and wait until it has them all.
 
         Raises:
-            Unreachable: it has not taken some.
+            Unreachable: the broker has not taken some of them.
             BadData: an event is larger than the client sends.
         """
         for number, event in enumerate(events, start=1):
@@ -74,7 +74,7 @@ class Sender:
         """Wait until the broker has every event.
 
         Raises:
-            Unreachable: it has not taken some.
+            Unreachable: the broker has not taken some of them.
             BadData: an event was larger than the client sends.
         """
         if self._ended_by is not None:

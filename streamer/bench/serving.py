@@ -16,7 +16,7 @@ from streamer.demo.children import Child, Died
 from streamer.demo.scrape import Probe
 
 START_S = 120.0
-"""A GPU's first start, cold disks: more than this is no start."""
+"""Enough for a GPU's first start from cold disks; a start that takes longer has failed."""
 STOP_S = 15.0
 """Beyond `drain_s`."""
 LEAVE_S = 3.0
@@ -24,14 +24,14 @@ LOOK_S = 0.05
 
 
 class Figures:
-    """Counters at one moment, or what was added to them between two: by name, and by their label beside `worker`."""
+    """Counters at one moment, or their increase between two: by name, and by their label beside `worker`."""
 
     def __init__(self, values: Mapping[tuple[str, str], float]) -> None:
         self._values = values
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what /metrics says of one worker, in Prometheus' text format; a histogram's buckets are left out."""
+        """Parse the /metrics of one worker, in Prometheus' text format; buckets of histograms are left out."""
         return cls(
             {
                 (
@@ -45,19 +45,19 @@ class Figures:
         )
 
     def since(self, earlier: Figures) -> Figures:
-        """What was added after `earlier`."""
+        """The increase since `earlier`."""
         return Figures({at: value - earlier._values.get(at, 0.0) for at, value in self._values.items()})
 
     def by(self, name: str) -> dict[str, float]:
-        """The values of one metric by label, those of zero left out."""
+        """The values of one metric by label, without zeros."""
         return {label: value for (known, label), value in self._values.items() if known == name and value}
 
     def total(self, name: str, *labels: str) -> float:
-        """The sum of one metric, over these labels or all."""
+        """The sum of one metric, over these labels or over all."""
         return sum(value for label, value in self.by(name).items() if not labels or label in labels)
 
     def mean(self, name: str) -> float | None:
-        """What a histogram's values are on average; None before the first."""
+        """The mean of a histogram's values; None before the first."""
         count = self.total(f"{name}_count")
         return self.total(f"{name}_sum") / count if count else None
 
@@ -68,13 +68,13 @@ class Figures:
 
     @property
     def skipped(self) -> int:
-        """Events that the worker's own filter has declined."""
+        """Events that the worker's own filter declined."""
         return int(self.total("streamer_messages_produced_total", "skipped"))
 
 
 class Moment(NamedTuple):
-    """The worker at one moment: seconds on the monotonic clock, CPU seconds of its process since its start and of
-    the whole machine's cores, resident MiB; None where the system has no /proc."""
+    """The worker at one moment: seconds on the monotonic clock, CPU seconds of its process since its start and of all
+    cores of the machine, resident MiB; None where the system has no /proc."""
 
     at: float
     figures: Figures
@@ -84,7 +84,7 @@ class Moment(NamedTuple):
 
 
 class ServedWorker(Child):
-    """`streamer.bench.child` as a process, its output in `log`."""
+    """`streamer.bench.child` as a process that writes its output to `log`."""
 
     def __init__(self, name: str, job: bytes, port: int, log: Path) -> None:
         super().__init__(name, log)
@@ -99,7 +99,7 @@ class ServedWorker(Child):
             )
         assert self._process.stdin
         self._process.stdin.write(job)
-        self._process.stdin.flush()  # and it stays open: the child ends with the other end of it
+        self._process.stdin.flush()  # stdin stays open: the child ends when it closes
 
     def wait(self, timeout_s: float) -> int | None:
         try:
@@ -111,7 +111,7 @@ class ServedWorker(Child):
         return self._process.pid
 
     def kill(self) -> None:
-        """End it: with a moment to leave its group, which could not be deleted else."""
+        """End the process, after a moment to leave its group; else the group could not be deleted."""
         if self.wait(0) is None:
             self.ask_to_stop()
             self.wait(LEAVE_S)
@@ -123,7 +123,7 @@ class ServedWorker(Child):
         """Wait until the model is warm and partitions are assigned.
 
         Raises:
-            Died: it ended, or took too long.
+            Died: the process ended, or took too long.
         """
         end = time.monotonic() + START_S
         while not self._probe.ok("/readyz"):
@@ -133,10 +133,10 @@ class ServedWorker(Child):
             time.sleep(LOOK_S)
 
     def drain(self, drain_s: float) -> None:
-        """Let it finish what is in flight, for which it has `drain_s` seconds, and end.
+        """Let the worker finish what is in flight, within `drain_s` seconds, and end.
 
         Raises:
-            Died: it ended with an error, or not in time.
+            Died: the process ended with an error, or not in time.
         """
         self.ask_to_stop()
         self.stopped(drain_s + STOP_S)
@@ -145,7 +145,7 @@ class ServedWorker(Child):
         """The worker now; None when it does not answer.
 
         Raises:
-            Died: it has ended by itself.
+            Died: the process has ended by itself.
         """
         self.check()
         text = self._probe.text()
@@ -168,7 +168,7 @@ def _process_s(pid: int) -> float | None:
 
 
 def _machine_s() -> float | None:
-    """What all cores together have worked: user, nice, system, interrupts; neither idle nor waiting for disks."""
+    """The busy seconds of all cores: user, nice, system, interrupts, steal; neither idle nor waiting for disks."""
     text = _read("/proc/stat")
     if text is None:
         return None

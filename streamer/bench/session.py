@@ -1,4 +1,4 @@
-"""The run from start to report. The main thread owns it; what it has started ends with it, however that comes."""
+"""The run from start to report. The main thread owns it; everything it has started ends with it, also on an error."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from streamer.settings import Settings
 from streamer.worker import Worker
 
 OWNER_MAX = 40_000
-"""Events a second that a backlog is made for at most."""
+"""The highest speed, in events a second, that a backlog is made for."""
 REPEATS_MAX = 0.95
 EVENTS_MIN = 200
 EVENTS_MAX = 5_000_000
 MEMORY_MAX = 512 << 20
-"""Of events that are made before they are sent."""
+"""Bytes of events that are made before sending."""
 
 
 class Options(NamedTuple):
-    """What the command line says: `rates` in events/s, `saturate` for a backlog, `events` a run has (None: as many as
-    `seconds` need), `embedded` for the mock broker, `file` for events of the user's own."""
+    """The options of the command line: `rates` in events/s, `saturate` for a backlog, the number of `events` in a run
+    (None: as many as `seconds` need), `embedded` for the mock broker, `file` for events of the user's own."""
 
     worker: str
     rates: Sequence[float]
@@ -83,7 +83,7 @@ def _measured(options: Options, settings: Settings, folder: Path, stack: ExitSta
     with step("the model alone, on batches of 1 to 1,024 events", len(curve.SIZES)) as told:
         measured = curve.measure(worker, curve.load(worker, settings, device), look.events, told)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # the worker's process needs what this one has let go of
+        torch.cuda.empty_cache()  # the worker's process needs the memory that this one has freed
     cores = os.cpu_count() or 1
     stand = Stand(options.worker, broker, folder)
     loads = _loads(options, broker, look, measured)
@@ -126,7 +126,7 @@ def _broker(options: Options, settings: Settings, worker: Any, folder: Path, sta
 
 
 def _loads(options: Options, broker: Broker, look: Look, measured: Curve) -> list[Load]:
-    """What is asked for, of as many events as the broker and the memory hold.
+    """The loads that were asked for, each with as many events as the broker and the memory hold.
 
     Raises:
         Usage: the user asks for more than a mock broker keeps.
@@ -145,13 +145,13 @@ def _loads(options: Options, broker: Broker, look: Look, measured: Curve) -> lis
 
 
 def _expected(look: Look, measured: Curve) -> float:
-    """Events a second to make a backlog for: the model's speed, and what is said again costs it nothing."""
+    """Events a second to make a backlog for: the speed of the model, to which repeated events cost nothing."""
     anew = 1 - min(REPEATS_MAX, look.repeats or 0.0)
     return min(OWNER_MAX, measured.best.events_per_s / anew)
 
 
 def _made(feed: Feed, wanted: int) -> list[Pair]:
-    """The events of all runs: each begins with the first of them, on empty topics and with an empty cache."""
+    """The events of all runs: each run begins with the first event, on empty topics and with an empty cache."""
     with step(f"{wanted:,} events are made", wanted) as told:
         return feed.take(wanted, told)
 
@@ -159,7 +159,7 @@ def _made(feed: Feed, wanted: int) -> list[Pair]:
 def _trials(
     stand: Stand, loads: Sequence[Load], pairs: Sequence[Pair], facts: Facts, proposed: Sequence[Suggestion]
 ) -> Iterator[Trial]:
-    """Each proposed setting, with the load that speaks for it."""
+    """Try each proposed setting with the load from which it follows."""
     for suggestion in proposed:
         before = base_of(suggestion, facts)
         if before is None:

@@ -1,4 +1,4 @@
-"""What is being done, on stderr: a bar on a terminal, a line a step elsewhere."""
+"""Shows the current step on stderr: a bar on a terminal, else one line for each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamer.telemetry.progress import progress
 
 @contextmanager
 def step(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """One step of the run; what it gives is told how much more of `total` (None: unknown) is done."""
+    """One step of the run; call the yielded function with how much more of `total` (None: unknown) is done."""
     with progress() as bar:
         if bar.disable:
             print(text, file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ TIMEOUT_MS = 1_000
 
 
 class Answers(NamedTuple):
-    """`url` None: each worker remembers for itself. `said` is how a person would call it."""
+    """The cache for answers. `url` None: each worker caches in its own memory. `said` is its name for people."""
 
     url: str | None
     said: str
@@ -29,7 +29,7 @@ class Answers(NamedTuple):
 
 
 def find(url: str | None, folder: Path) -> Answers:
-    """The best cache that is to be had; `url` is the user's own.
+    """The best cache that is available; `url` is the user's own.
 
     Raises:
         Usage: `url` is no Redis URL.

@@ -1,8 +1,8 @@
 """A broker in a process of its own: librdkafka's mock cluster, which comes with the client.
 
-It is no Kafka. Aborted records are visible, positions of a transaction are not stored, and a partition keeps
-5 MiB or 100,000 batches, dropping the oldest. For a demo that reads as it writes this is enough; no guarantee
-is shown by it.
+It is no Kafka. Aborted records are visible, the offsets of a transaction are not stored, and a partition keeps
+5 MiB or 100,000 batches and drops the oldest. This is enough for a demo that reads as it writes; it shows no
+guarantee.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Processes that never outlive the demo, however it ends: each watches a pipe that the kernel closes with the
-demo, even with a killed one."""
+"""Processes that never outlive the demo, however it ends: each watches a pipe, which the kernel closes when the demo
+ends, even when it is killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Died(Exit):
 
 
 class Child(ABC):
-    """A process that leads a group of its own, so that Ctrl-C reaches the demo, which then stops it in order."""
+    """A process that leads a group of its own: Ctrl-C reaches only the demo, which then stops the process in order."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Child(ABC):
 
     @abstractmethod
     def pid(self) -> int:
-        """Its number, and that of its group."""
+        """The id of the process, and of its process group."""
 
     def check(self) -> None:
         """Do nothing while the process runs.
@@ -52,7 +52,7 @@ class Child(ABC):
         code = self.wait(0)
         if code is not None:
             lines = self._log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
-            raise Died("\n".join([f"{self.name} ended with {code}; its log, {self._log}, ends so:", *lines]))
+            raise Died("\n".join([f"{self.name} ended with {code}; its log, {self._log}, ends with:", *lines]))
 
     def ask_to_stop(self) -> None:
         """SIGTERM."""
@@ -79,7 +79,7 @@ class Child(ABC):
 
 
 class Program(Child):
-    """A module as a process; its stdin is the pipe that it watches, and stderr goes to `log`."""
+    """A module as a process: it watches its stdin, a pipe, and writes stderr to `log`."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], log: Path) -> None:
         super().__init__(name, log)
@@ -120,10 +120,10 @@ class Program(Child):
 
 
 class Copy(Child):
-    """A copy of this process that calls `target`, its output in `log`.
+    """A copy of this process that calls `target` and writes its output to `log`.
 
-    Where the system copies processes safely, what is imported here is not imported again: torch takes three
-    seconds of a processor. Nothing may run in other threads, and no GPU be in use, when a copy is made.
+    Where the system forks safely, the copy does not import again what is imported here: torch takes three seconds of a
+    processor. When a copy is made, no other thread may run and no GPU may be in use.
     """
 
     def __init__(self, name: str, target: Callable[..., None], arguments: Sequence[Any], log: Path) -> None:
@@ -133,7 +133,7 @@ class Copy(Child):
         self._process.start()
 
     def explain(self) -> None:
-        """Let the process write to its log where each of its threads is, and end."""
+        """Let the process write the stack of each of its threads to its log, and end."""
         with suppress(ProcessLookupError):
             os.kill(self.pid(), signal.SIGABRT)
         self.wait(KILL_S)
@@ -153,7 +153,7 @@ def _copied(target: Callable[..., None], arguments: Sequence[Any], log: Path) ->
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    faulthandler.enable(2)  # a crash, or SIGABRT, tells where
+    faulthandler.enable(2)  # a crash, or SIGABRT, writes the stacks
     parent = multiprocessing.parent_process()
     assert parent is not None
     _kill_group_after(parent.join)
@@ -169,7 +169,7 @@ def _kill_group_after(wait: Callable[[], Any]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -181,8 +181,8 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-if __name__ == "__main__":  # as a Program: one that is not ours, whose arguments these are, on the same leash
-    _kill_group_after(partial(os.read, 0, 1))  # without a buffer, whose lock would be in use when Python ends
+if __name__ == "__main__":  # a Program that is not ours, given by these arguments, on the same leash
+    _kill_group_after(partial(os.read, 0, 1))  # unbuffered: the lock of a buffer would be held when Python ends
     _process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
     signal.signal(signal.SIGTERM, lambda number, frame: _process.terminate())
     sys.exit(_process.wait())

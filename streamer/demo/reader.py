@@ -21,7 +21,7 @@ from streamer.worker import Worker
 METADATA_S = 10.0
 WORDS_MAX = 50
 WORDS_EVERY_S = 0.25
-"""Of each worker: nobody reads faster."""
+"""The shortest time between two shown predictions of a worker: nobody reads faster."""
 
 
 class Said(NamedTuple):
@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 
 class Reader:
-    """Reads targets and dead letters from their present end on, in a thread of its own."""
+    """Reads the targets and dead letters from their current end on, in a thread of its own."""
 
     def __init__(self, client: Mapping[str, str], workers: Sequence[Worker[Any, Any]], run: str, tally: Tally) -> None:
         self._consumer = Consumer(
@@ -45,7 +45,7 @@ class Reader:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": "false",
                 "fetch.queue.backoff.ms": "1",
-                "fetch.wait.max.ms": "5",  # a mock broker lets the whole time pass before it looks again
+                "fetch.wait.max.ms": "5",  # a mock broker waits all of this time before it looks again
             },
             logger=logging.getLogger("librdkafka"),
         )
@@ -59,7 +59,7 @@ class Reader:
         self.said: deque[Said] = deque(maxlen=WORDS_MAX)
 
     def start(self) -> None:
-        """Find the ends of the topics, which must be there, and read on from them until `stop`."""
+        """Find the ends of the topics, which must exist, and read from there until `stop`."""
         places = []
         for topic in (*self._targets, *self._dead):
             for partition in self._consumer.list_topics(topic, timeout=METADATA_S).topics[topic].partitions:
@@ -91,7 +91,7 @@ class Reader:
             return
         prediction = Prediction[worker.answer].model_validate_json(message.value() or b"")  # type: ignore[name-defined]
         if not prediction.event_id.startswith(self._run_id):
-            return  # somebody else's, on a broker that is not ours alone
+            return  # of another producer, on a shared broker
         latency_s = self._tally.predicted(prediction.event_id, at)
         if latency_s is not None and at - self._said_at.get(worker.name, 0.0) >= WORDS_EVERY_S:
             self._said_at[worker.name] = at

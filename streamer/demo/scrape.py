@@ -13,7 +13,7 @@ TIMEOUT_S = 2.0
 
 
 class Figures(msgspec.Struct):
-    """One worker's counts since its start; `batches` and `batched` (their events) by why they were released."""
+    """One worker's counts since its start; `batches` and `batched` (their events) by the reason for their release."""
 
     predicted: int = 0
     dead_lettered: int = 0
@@ -30,7 +30,7 @@ class Figures(msgspec.Struct):
         return self.predicted + self.dead_lettered + self.skipped
 
     def hit_rate(self) -> float | None:
-        """The share of answers that were not computed anew, 0..1; None before the first look-up."""
+        """The share of answers that came from the cache, 0..1; None before the first look-up."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else None
 

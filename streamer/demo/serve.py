@@ -1,4 +1,4 @@
-"""One worker of the demo, in a process of its own: what `streamer run` does, on topics that it makes first."""
+"""One worker of the demo, in a process of its own: as `streamer run`, on topics that it creates first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPICS_S = 10.0
 
 
 def serve(name: str, values: dict[str, Any]) -> None:
-    """Serve until SIGTERM; `values` are all of its settings, whatever the user has set elsewhere."""
+    """Serve until SIGTERM; `values` are all settings of the worker, whatever the user has set elsewhere."""
     settings = Settings(**values)
     log.configure(settings.log.level, settings.log.format)
     try:
@@ -32,11 +32,11 @@ def serve(name: str, values: dict[str, Any]) -> None:
 
 
 def make_topics(settings: Settings, source: str, others: tuple[str, ...], group: str) -> None:
-    """Let the broker make the topics by being asked for them, and let the worker's new `group` begin at the end of
+    """Ask the broker for the topics, by which it creates them, and let the worker's new `group` begin at the end of
     `source`.
 
     Raises:
-        Unreachable: the broker makes no topics by itself, or does not answer.
+        Unreachable: the broker creates no topics by itself, or does not answer.
     """
     client = Consumer({**client_config(settings), "group.id": group, "allow.auto.create.topics": "true"})
     try:
@@ -58,6 +58,6 @@ def _made(client: Consumer, topic: str) -> list[int]:
         found = client.list_topics(topic, timeout=TOPICS_S).topics[topic]
         if found.error is None and found.partitions:
             return list(found.partitions)
-        time.sleep(0.1)  # a broker says at first that a topic it has just made has no leader
+        time.sleep(0.1)  # a broker first reports no leader for a topic that it has just created
     workers = " ".join(discovery.without_windows())
-    raise Unreachable(f"the broker does not make the topic {topic} by itself; do it: streamer topics apply {workers}")
+    raise Unreachable(f"the broker does not create topic {topic} by itself; create it: streamer topics apply {workers}")

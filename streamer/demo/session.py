@@ -1,4 +1,4 @@
-"""The demo from start to summary. One thread owns it: the main one; simulator and reader have their own."""
+"""The demo from start to summary. The main thread owns it; simulator and reader have threads of their own."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from streamer.worker import Worker
 
 TICK_S = 0.25
 START_S = 120.0
-"""A GPU's first start, cold disks: more than this is no start."""
+"""Enough for a GPU's first start from cold disks; a start that takes longer has failed."""
 SETTLE_S = 20.0
 STOP_S = 30.0
 LATENCIES_SHOWN = 2_000
-"""Live percentiles are of so many latest predictions: ten seconds at the usual rate."""
+"""Live percentiles cover this many latest predictions: ten seconds at the usual rate."""
 RATE_TICKS = 8
 HISTORY = 24
 
@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What torch comes with."""
+    """What is known once torch is imported."""
 
     workers: Sequence[Worker[Any, Any]]
     serve: Callable[[str, dict[str, Any]], None]
@@ -69,8 +69,8 @@ class Serving(NamedTuple):
 def run(options: Options, view: View, began: float) -> Summary:
     """Start everything, let events flow, stop in order, and account for every event.
 
-    `began` is when the user pressed enter, in seconds on the monotonic clock. What the processes logged stays
-    in a folder when not all went well, and the error names it.
+    `began` is when the user pressed enter, in seconds on the monotonic clock. When not all went well, the logs of the
+    processes stay in a folder, which the error names.
 
     Raises:
         Died: a process ended by itself or did not stop well.
@@ -94,7 +94,7 @@ def run(options: Options, view: View, began: float) -> Summary:
 
 
 class Session:
-    """One run. `stack` ends, however the run ends, what it has started."""
+    """One run. `stack` ends everything that the run has started, however it ends."""
 
     def __init__(self, options: Options, view: View, began: float, folder: Path, stack: ExitStack) -> None:
         self._options = options
@@ -149,7 +149,7 @@ class Session:
         return address
 
     def _start_workers(self, address: str) -> Sequence[Worker[Any, Any]]:
-        """Every installed worker in a process of its own; returns the same for their events and words."""
+        """Start every installed worker in a process of its own; return the workers, for their events and words."""
         self._show("torch and the workers are loaded")
         loaded = _load()
         for worker in loaded.workers:
@@ -158,7 +158,7 @@ class Session:
             child = Copy(worker.name, loaded.serve, [worker.name, settings], self._folder / f"{worker.name}.log")
             self._stack.callback(child.kill)
             self._serving.append(Serving(worker.name, child, Probe(port)))
-        # Not before: to look for a GPU is to use it, and then no copy of this process could.
+        # Only now: looking for a GPU uses it, and then no copy of this process could.
         self._places = msgspec.structs.replace(self._places, device=loaded.device(self._options.device))
         return loaded.workers
 
@@ -170,7 +170,7 @@ class Session:
                 "bootstrap_servers": address,
                 "group_id": f"{self._id}-{name}",
                 "slot": "demo",
-                # A mock broker lets all of this time pass before it looks again; a real one answers at once.
+                # A mock broker waits all of this time before it looks again; a real one answers at once.
                 "client": {"fetch.wait.max.ms": "5"} if self._options.bootstrap is None else {},
             },
             "cache": {"url": self._redis},
@@ -211,7 +211,7 @@ class Session:
             if time.monotonic() > end:
                 for one in self._serving:
                     one.child.explain()
-                raise Died(f"{stage}, for more than {START_S:.0f} s; what they do is in {self._folder}/*.log")
+                raise Died(f"{stage} for more than {START_S:.0f} s; see their logs: {self._folder}/*.log")
             self._show(stage)
             time.sleep(TICK_S / 5)
 
@@ -254,8 +254,8 @@ class Session:
 
 
 def _load() -> Loaded:
-    # Once, for all processes; and on this thread, as a process with others is not copied safely: what they lock,
-    # the copy would wait for without end.
+    # Once, for all processes; and on this thread, because a process with other threads is not copied safely: the copy
+    # would wait without end for their locks.
     from streamer import app
     from streamer.demo.serve import serve
 
@@ -265,7 +265,7 @@ def _load() -> Loaded:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Set the event on the first Ctrl-C or SIGTERM; a second one interrupts whatever runs."""
+    """Set the event on the first Ctrl-C or SIGTERM; a second one raises KeyboardInterrupt."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -281,6 +281,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-# librdkafka tells of every connection that ends; a screen has no place for it.
+# librdkafka logs every connection that ends; a screen has no place for that.
 logging.getLogger("librdkafka").addHandler(logging.NullHandler())
 logging.getLogger("librdkafka").propagate = False

@@ -1,4 +1,4 @@
-"""Events at a rate: what the workers' own `sample` makes, some broken on purpose."""
+"""Events at a rate, from the workers' own `sample`, some broken on purpose."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from streamer.wire import headers
 from streamer.worker import Worker
 
 EVENT_ID = "streamer-demo-event"
-"""The header by which a dead letter is known again: what is broken may have lost its id."""
+"""The header that identifies the event of a dead letter: a broken value may have lost its id."""
 BROKEN = 0.02
 IN_FLIGHT_MAX = 4_000
-"""More unanswered events than this, and the simulator waits: a mock broker forgets what it cannot keep."""
+"""With this many unanswered events the simulator waits: a mock broker drops what it cannot keep."""
 FLUSH_S = 10.0
 
 Break = Callable[[dict[str, Any]], bytes]
@@ -47,7 +47,7 @@ def _not_a_number(event: dict[str, Any]) -> bytes:
 
 
 WAYS_TO_BREAK: tuple[Break | None, ...] = (_truncated, _wrong_type, _missing_field, _not_a_number, None)
-"""None: the event is fine and its record has no key."""
+"""None: the event is valid, but its record has no key."""
 
 
 class Made(NamedTuple):
@@ -61,7 +61,7 @@ class Made(NamedTuple):
 
 
 class Simulation:
-    """Makes records; the same seed makes the same ones, but for `run` and the time in them."""
+    """Makes records; the same seed makes the same records, except for `run` and the time in them."""
 
     def __init__(self, workers: Sequence[Worker[Any, Any]], run: str, seed: int) -> None:
         self._workers = workers
@@ -70,7 +70,7 @@ class Simulation:
         self._made = dict.fromkeys(range(len(workers)), 0)
 
     def record(self, now: datetime) -> Made:
-        """The next record, of a worker by chance."""
+        """The next record, of a randomly chosen worker."""
         at = self._random.randrange(len(self._workers))
         worker, number = self._workers[at], self._made[at]
         self._made[at] += 1
@@ -87,7 +87,7 @@ class Simulation:
 
 
 class Simulator:
-    """Sends records from a thread of its own, at `rate` a second on average, as calls come in: by chance."""
+    """Sends records from a thread of its own, on average `rate` a second, at random intervals as calls come in."""
 
     def __init__(self, client: Mapping[str, str], simulation: Simulation, rate: float, tally: Tally) -> None:
         self._producer = Producer(
@@ -112,7 +112,7 @@ class Simulator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing more, and wait until the broker has acknowledged what was sent, or given it up."""
+        """Send nothing more, and wait until every sent record is acknowledged or has failed."""
         self._stopping.set()
         self._thread.join(FLUSH_S)
         self._producer.flush(FLUSH_S)
@@ -125,7 +125,7 @@ class Simulator:
                 self._stopping.wait(wait_s)
             elif self._tally.in_flight() >= IN_FLIGHT_MAX:
                 self._producer.poll(0.01)
-                due = time.monotonic()  # what could not be sent in time is not made up for
+                due = time.monotonic()  # events that could not be sent in time are not made up for
             else:
                 self._send(self._simulation.record(datetime.now(UTC)))
                 due += self._pauses.expovariate(self._rate)

@@ -1,4 +1,4 @@
-"""The closing account: what a program reads as JSON, and a person in a few lines."""
+"""The closing account: JSON for programs, a few lines for people."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class CacheUse(msgspec.Struct, frozen=True):
-    """What kept answers, and the share of look-ups (0..1) that it answered."""
+    """The cache that was used, and the share of look-ups (0..1) that it answered."""
 
     what: str
     hit_rate: float | None
 
 
 class Batches(msgspec.Struct, frozen=True):
-    """Events in a batch on average, and how many batches were released for which reason."""
+    """The mean number of events in a batch, and the number of batches for each reason of release."""
 
     mean: float | None
     by_reason: dict[str, int]
@@ -40,9 +40,9 @@ class Places(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """`accounted` is what the demo is about: produced = predicted + dead_lettered + skipped. `undelivered`
-    events were not taken by the broker; `repeated` outcomes were read twice; `logs` is the folder of what
-    the processes logged, kept when not every event was accounted for."""
+    """`accounted` is the point of the demo: produced = predicted + dead_lettered + skipped. The broker did not take
+    `undelivered` events; `repeated` outcomes were read twice; `logs` is the folder of the processes' logs, kept when
+    not every event was accounted for."""
 
     accounted: bool
     produced: int
@@ -86,7 +86,7 @@ def summarise(tally: Tally, figures: Figures, places: Places, began: float) -> S
 
 
 def lines(summary: Summary) -> list[tuple[str, str]]:
-    """The summary for a person: what it is about, and what it was."""
+    """The summary for a person: pairs of a label and a value."""
     parts = (
         f"{summary.produced:,} produced = {summary.predicted:,} predicted + "
         f"{summary.dead_lettered:,} dead-lettered + {summary.skipped:,} skipped"
@@ -104,7 +104,7 @@ def lines(summary: Summary) -> list[tuple[str, str]]:
 
 
 def next_steps(workers: Sequence[str]) -> list[tuple[str, str]]:
-    """Commands to try, and what each is for."""
+    """Commands to try, and the purpose of each."""
     worker = workers[0]
     return [
         (f"streamer check {worker}", "is everything there to run it for real?"),
@@ -114,7 +114,7 @@ def next_steps(workers: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def number(value: float | None) -> str:
-    """With the digits that matter; "-" for None."""
+    """With one decimal below 10 and none above; "-" for None."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
@@ -126,7 +126,7 @@ def share(value: float | None) -> str:
 
 
 def reasons(batches: dict[str, int]) -> str:
-    """Why batches were released, the most frequent first."""
+    """The reasons for releasing batches, the most frequent first."""
     total = sum(batches.values())
     common = sorted(batches.items(), key=lambda pair: -pair[1])
     return ", ".join(f"{reason} {count / total:.0%}" for reason, count in common) or "-"

@@ -10,12 +10,12 @@ from itertools import islice
 from typing import NamedTuple
 
 LATENCIES_MAX = 200_000
-"""Percentiles are of so many latest predictions."""
+"""Percentiles cover this many latest predictions."""
 
 
 class Counts(NamedTuple):
-    """Events so far. `produced` are those that the broker has acknowledged, `undelivered` those that it has not
-    taken; `repeated` are outcomes that came again, which a reader of committed records never sees from Kafka."""
+    """Events so far. The broker has acknowledged the `produced` ones and has not taken the `undelivered` ones;
+    `repeated` are outcomes that came again, which a reader of committed records never sees from Kafka."""
 
     produced: int
     predicted: int
@@ -30,7 +30,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, float] = {}  # event id -> when it was sent; those to be skipped never come back
+        self._waiting: dict[str, float] = {}  # event id -> when it was sent; without events that will be skipped
         self._produced = self._predicted = self._dead = self._undelivered = self._repeated = 0
         self._latencies: deque[float] = deque(maxlen=LATENCIES_MAX)  # seconds
         self.first_sent: float | None = None
@@ -57,7 +57,7 @@ class Tally:
             self._undelivered += 1
 
     def predicted(self, event_id: str, at: float) -> float | None:
-        """A prediction was received; its latency in seconds, None when it had come before."""
+        """A prediction was received: return its latency in seconds, None when it had come before."""
         with self._lock:
             sent = self._waiting.pop(event_id, None)
             if sent is None:
@@ -97,7 +97,7 @@ class Tally:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` (0..1) of them do not exceed; None when there are none."""
+    """The smallest value that at least `share` (0..1) of the values do not exceed; None without values."""
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -23,7 +23,7 @@ from streamer.demo.tally import Counts
 PLAIN_EVERY_S = 2.0
 WORDS_SHOWN = 10
 LINES_BESIDE_WORDS = 14
-"""And beside the workers' rows: what is left of the screen holds predictions."""
+"""Lines that are neither predictions nor the workers' rows; predictions fill the rest of the screen."""
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,8 +36,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """Everything that can be seen at one moment. `stage` says what is waited for; empty while events flow.
-    `history` holds past rates, the last one last."""
+    """Everything that is shown at one moment. `stage` names what the demo waits for; it is empty while events flow.
+    `history` holds past rates, the newest last."""
 
     stage: str
     elapsed_s: float

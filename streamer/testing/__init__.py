@@ -3,12 +3,11 @@
     answers = serve(MyWorker(), [event, CRASH, event])
     assert answers.predictions[0].answer.probability > 0.5
 
-Everything of the engine is real but the network and the clock. The script of what arrives may hold events,
-raw bytes, whole records and the markers CRASH (the process dies; a new one starts from the committed
-positions), REVOKE and LOSE (the group takes the partitions away and gives them back) and PAUSE (nothing
-arrives for a while).
+Everything of the engine is real except the network and the clock. The script lists what arrives: events, raw bytes,
+whole records, and the markers CRASH (the process dies; a new one starts from the committed offsets), REVOKE and LOSE
+(the group takes the partitions away and gives them back) and PAUSE (nothing arrives for a while).
 
-serving  the script above, the engine put together from fakes, and what it published
+serving  runs the script above on an engine that is built from fakes, and returns what it published
 fakes    source, sink, cache, features, runner and clock of a test
 """
 

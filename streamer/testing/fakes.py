@@ -1,4 +1,4 @@
-"""A fake for every seam of the engine: a script instead of a broker, a clock that moves when somebody waits."""
+"""A fake for every port of the engine: a script instead of a broker, a clock that moves only while a caller waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamer.worker import Features
 
 
 class Marker(Enum):
-    """What else than a record a script may hold."""
+    """The entries of a script that are no records."""
 
     CRASH = "the process dies"
     REVOKE = "the group takes all partitions, after they were finished, and gives them back"
@@ -29,11 +29,11 @@ CRASH, REVOKE, LOSE, PAUSE = Marker.CRASH, Marker.REVOKE, Marker.LOSE, Marker.PA
 
 
 class Crash(BaseException):
-    """The process died here: no handler of the engine may stop it. A worker may raise it too."""
+    """The process died here: no handler of the engine may catch it. A worker may raise it too."""
 
 
 class ManualClock:
-    """Time that passes only when somebody waits. Starts at 2026-01-01."""
+    """Time that passes only while a caller waits. Starts at 2026-01-01."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -45,18 +45,18 @@ class ManualClock:
         return 1_767_225_600_000 + round(self._now * 1000)
 
     def sleep(self, seconds: float) -> None:
-        # A wait too short for the sum to show would be waited for ever.
+        # A wait too short to change the sum would never end.
         self._now = max(self._now + seconds, math.nextafter(self._now, math.inf) if seconds > 0 else 0.0)
 
 
 class FakeKafka:
-    """A topic's log, one group's committed positions, and what was published: what outlives a crash."""
+    """The state that outlives a crash: a topic's log, one group's committed offsets, and the published messages."""
 
     def __init__(self, script: Iterable[Record | Marker]) -> None:
         self.script: deque[Record | Marker] = deque(script)
         self.log: dict[int, list[Record]] = {}
         self.committed: Positions = {}
-        self.positions: Positions = {}  # of the process that lives now
+        self.positions: Positions = {}  # the next offsets of the living process
         self.published: list[Message] = []
 
     def append(self, record: Record) -> None:
@@ -68,7 +68,7 @@ class FakeKafka:
 
 
 class FakeSource:
-    """Reads a `FakeKafka`: what its log holds beyond the position, then what the script brings next."""
+    """Reads a `FakeKafka`: first the records of its log from the next offset on, then the next ones of the script."""
 
     def __init__(self, kafka: FakeKafka, clock: Clock) -> None:
         self._kafka = kafka
@@ -120,12 +120,12 @@ class FakeSource:
         self._member = False
 
     def _react(self, marker: Marker, read: list[Record], timeout_s: float) -> None:
-        """Do what the marker says; what was read in the same poll was read before it."""
+        """Do what the marker says; the records in `read` came before it in the same poll."""
         assert self._rebalance is not None
         if marker is PAUSE:
             self._clock.sleep(max(timeout_s, 1.0))
             return
-        for record in read:  # the client throws away what it had fetched for partitions that go
+        for record in read:  # the client drops what it fetched of revoked partitions
             self._kafka.positions[record.partition] = min(self._kafka.positions[record.partition], record.offset)
         read.clear()
         if marker is CRASH:
@@ -161,7 +161,7 @@ class Fault(Enum):
 
 
 class FakeSink:
-    """Commits into a `FakeKafka` whole or not at all, with the faults that are due."""
+    """Commits into a `FakeKafka` atomically, each commit with the next of the `faults`."""
 
     def __init__(self, kafka: FakeKafka, faults: Iterator[Fault] = iter(())) -> None:
         self._kafka = kafka
@@ -216,7 +216,7 @@ class FakeSink:
 
 
 class FakeCommitter:
-    """Makes a commit when its time has come: `seconds` of the clock after it was begun."""
+    """Makes a commit `seconds` of the clock after it was begun."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock

@@ -45,8 +45,8 @@ Entry = Event | bytes | Record | Marker
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """What came of a script: predictions and dead letters in the order they were published, and the records
-    that the worker's filter skipped (one that is read again after a crash counts again)."""
+    """The outcomes of a script: predictions and dead letters in the order of publishing, and how many records the
+    worker's filter skipped (one that is read again after a crash counts again)."""
 
     predictions: list[Prediction[Any]]
     dead_letters: list[DeadLetter]
@@ -54,7 +54,7 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """What surrounds a worker under test; the defaults suit a worker's own tests."""
+    """The surroundings of a worker under test; the defaults suit a worker's own tests."""
 
     cache: Cache | None = None
     features: FeatureStore | None = None
@@ -105,7 +105,7 @@ def serve(worker: Worker[Any, Any], script: Iterable[Entry], bench: Bench | None
 
 
 def live(worker: Worker[Any, Any], kafka: FakeKafka, bench: Bench, model: Model, metrics: Metrics) -> None:
-    """Every life of the process, one after each crash, to the end of the script."""
+    """Run the script to its end, with a new process after each crash."""
     clock, faults = ManualClock(), iter(bench.faults)
     while True:
         engine = build(worker, kafka, bench, clock=clock, faults=faults, metrics=metrics, model=model)
@@ -140,7 +140,7 @@ def parts_of(
     metrics: Metrics,
     model: Model,
 ) -> Parts:
-    """What an engine on fakes drives."""
+    """The parts of an engine on fakes."""
     identity = Identity(worker.name, model.version, model.digest, "testing")
     costs = CostModel()
     runner: Runner = FakeRunner(Inference(worker, torch.device("cpu"), 1_000_000, bench.on_error), clock, bench.seconds)

@@ -1,4 +1,4 @@
-"""What simple models reach on the same splits: `python -m workers.lead_scoring.baselines --data bank-full.csv.gz`."""
+"""Measures simple models on the same splits: `python -m workers.lead_scoring.baselines --data bank-full.csv.gz`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _options() -> argparse.Namespace:
         description="Train logistic regression and gradient boosting on the splits of the training, to compare.",
     )
     parser.add_argument("--data", type=Path, required=True, help="bank-full.csv of Bank Marketing, plain or .gz")
-    parser.add_argument("--seed", type=int, default=7, help="that of the training, for the same splits (%(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="as in the training, for the same splits (%(default)s)")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The network behind lead scoring: embedded categories beside standardised numbers, two hidden layers."""
+"""The network of lead scoring: embedded categories beside standardised numbers, two hidden layers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FEATURES = tuple(dict.fromkeys((*NUMBERS, *CATEGORIES)))
 
 
 class Parameters(BaseModel):
-    """`width` of the hidden layers, `embedding` values a category; a probability from `warm_from` on is warm,
+    """`width` of the hidden layers, `embedding` values for each category; a probability from `warm_from` on is warm,
     from `hot_from` on hot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,9 +47,9 @@ class Parameters(BaseModel):
 
 
 class Network(nn.Module):
-    """Leads to logits.
+    """Maps leads to logits.
 
-    The mean and deviation of the numbers are part of the weights, so a caller hands in raw values.
+    The mean and deviation of the numbers are part of the weights, so a caller passes raw values.
     """
 
     mean: torch.Tensor
@@ -62,7 +62,7 @@ class Network(nn.Module):
         numbers = len(NUMBERS) + 1
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("deviation", torch.ones(numbers))
-        # All categories share one table, so one lookup serves them all: each starts where the last one ends.
+        # All categories share one table, so one lookup serves them all: each starts where the one before ends.
         self.register_buffer("first", torch.tensor([0, *sizes]).cumsum(0)[:-1], persistent=False)
         self.table = nn.Embedding(sum(sizes), embedding)
         self.layers = two_layers(len(sizes) * embedding + numbers, width, dropout)
@@ -74,7 +74,7 @@ class Network(nn.Module):
         self.deviation.copy_(spread.std(0).clamp(min=1e-6))
 
     def forward(self, numbers: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
-        """Raw numbers, float32 [leads, 6], and category indices, int64 [leads, 10], to logits, float32 [leads]."""
+        """Maps raw numbers, float32 [leads, 6], and category indices, int64 [leads, 10], to logits, float32 [leads]."""
         standard = (_spread(numbers) - self.mean) / self.deviation
         embedded: torch.Tensor = self.table(categories + self.first).flatten(1)
         logits: torch.Tensor = self.layers(torch.cat((embedded, standard), dim=1))
@@ -82,7 +82,7 @@ class Network(nn.Module):
 
 
 def encode(leads: Sequence[LeadEvent]) -> dict[str, torch.Tensor]:
-    """`numbers`, float32 [leads, 6], and `categories`, int64 [leads, 10]; column by column, as that is quickest."""
+    """`numbers`, float32 [leads, 6], and `categories`, int64 [leads, 10]; built by column, which is fastest."""
     numbers = [
         [lead.age for lead in leads],
         [lead.balance for lead in leads],

@@ -1,4 +1,4 @@
-"""Invented leads, for demos and benchmarks: plausible each, and drawn from no data set."""
+"""Invented leads, for demos and benchmarks: each is plausible, and none is drawn from a data set."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from schemas.leads import Contact, Education, Job, Marital, Month
 
 START = datetime(2024, 5, 1, 9, 0, tzinfo=UTC)
 EVENTS_PER_LEAD = 3
-"""On average: the CRM tells of a lead again when somebody touches it, most often soon after."""
+"""On average: the CRM sends a lead again when somebody touches it, most often soon after."""
 FIRST = 1_000
-"""Leads before this number are there from the start, so that the first events repeat no more than later ones."""
+"""Leads below this number exist from the start: the first events then repeat as often as later ones."""
 RECENT = 60.0
-"""How many leads back, on average, the one that is told of again lies."""
+"""The mean distance, in leads, to a lead that is sent again."""
 WITHOUT_CONSENT = 0.03
 CALLED_AGAIN = 0.3
-"""The share of events with something new to score; the others repeat the lead as it was, which a cache answers."""
+"""The share of events with a change to score; the others repeat the lead unchanged, and a cache answers them."""
 
 
 def lead(random: Random, number: int) -> LeadEvent:
-    """Event `number`: of a lead that may have been told of before, perhaps called once more since then."""
+    """Event `number`: a lead that may have been sent before, and may have been called again since then."""
     lead_number = FIRST + number // EVENTS_PER_LEAD - min(FIRST, int(random.expovariate(1 / RECENT)))
     person = Random(f"lead {lead_number}")  # noqa: S311  the same lead is the same person every time
     facts = _person(person)

@@ -1,8 +1,8 @@
 """Train lead scoring: `python -m workers.lead_scoring.training --data bank-full.csv.gz`.
 
-Three networks are trained the same way on three splits, because the data drift: a random split (what is usually
-reported), a split by row order (the file is sorted by date: train on the past, test on the future) and the one
-whose weights are kept, which holds out every fifth row so that a replay of those rows is honest.
+Three networks are trained the same way on three splits, because the data drift: a random split (as usually
+reported), a split by row order (the file is sorted by date: train on the past, test on the future) and the split
+whose weights are kept, which holds out every fifth row, so a replay of those rows is honest.
 """
 
 from __future__ import annotations

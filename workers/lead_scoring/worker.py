@@ -1,4 +1,4 @@
-"""How likely a lead is to say yes, before it is called."""
+"""Scores how likely a lead is to say yes, before it is called."""
 
 from __future__ import annotations
 

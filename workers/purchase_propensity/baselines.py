@@ -1,4 +1,4 @@
-"""What simple models reach on the same invoices: `python -m workers.purchase_propensity.baselines --data ...`."""
+"""Measures simple models on the same invoices: `python -m workers.purchase_propensity.baselines --data ...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Online Retail as customers' invoices: what was known at each, and whether the customer came back."""
+"""Online Retail as customers' invoices: the features at each, and whether the customer bought again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from workers.purchase_propensity.windows import NAMES, WINDOWS, bought
 
 AHEAD_DAYS = 28
 TESTED_DAYS = 28
-"""The last days whose answers the file holds: what training never sees, nor any answer that reaches into them."""
+"""The last days whose answers the file holds. Training sees neither them nor an answer that reaches into them."""
 FIRST_DAYS = 28
-"""Before it nobody is known yet."""
+"""These first days are not used, because no customer is known yet."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Of every invoice on which something was bought: `features`, float32 [invoices, 24], as they were with it; its
-    `day` since 1970, int64; `again`, float32, 1 if the customer bought on one of the next 28 days; and `since`,
-    float32, days since the customer bought before, 1000 of a first purchase."""
+    """For every invoice with a purchase: `features`, float32 [invoices, 24], with this invoice counted; its `day` since
+    1970, int64; `again`, float32, 1 if the customer bought on one of the next 28 days; and `since`, float32, days since
+    the customer's previous purchase, 1000 for a first one."""
 
     features: torch.Tensor
     day: torch.Tensor
@@ -37,7 +37,7 @@ class Examples:
     """The last day with a purchase."""
 
     def splits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which to train on and which to test on, bool [invoices]: by time."""
+        """The invoices to train on and to test on, bool [invoices]: split by time."""
         tested = self.last - AHEAD_DAYS - TESTED_DAYS + 1
         first = int(self.day[0]) + FIRST_DAYS
         train = (self.day >= first) & (self.day < tested - AHEAD_DAYS)
@@ -45,14 +45,14 @@ class Examples:
 
 
 def load(path: Path) -> list[InvoiceEvent]:
-    """The invoices of the file by time.
+    """The invoices of the file in the order of time.
 
     Raises:
-        FileNotFoundError: it is not there; the message says where to get it.
+        FileNotFoundError: there is no such file; the message says where to get it.
     """
     lines: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in read(path, "online_retail"):
-        if float(row["UnitPrice"]) >= 0:  # below it are bad debts that were adjusted
+        if float(row["UnitPrice"]) >= 0:  # negative prices are adjustments of bad debts
             lines[row["InvoiceNo"], row["CustomerID"].removesuffix(".0")].append(row)
     invoices = [
         InvoiceEvent(
@@ -72,7 +72,7 @@ def _line(row: Mapping[str, str]) -> InvoiceLine:
 
 
 def examples(invoices: Sequence[InvoiceEvent]) -> Examples:
-    """What was known at each invoice of a known customer, by the windows that the stream has, and what came of it."""
+    """The features at each invoice of a known customer, by the same windows as in the stream, and the answers."""
     entities, customers = Entities(WINDOWS), defaultdict[str, Kept](Kept)
     days: dict[str, list[int]] = defaultdict(list)
     asked: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""The network behind purchase propensity: two hidden layers over what the windows know of a customer."""
+"""The network of purchase propensity: two hidden layers over the window features of a customer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.layers import two_layers
 from workers.purchase_propensity.windows import NAMES
 
 FARTHEST = 4.0
-"""Deviations from the mean; what lies beyond counts as this far."""
+"""Features are clamped to this many deviations from the mean."""
 
 
 class Parameters(BaseModel):
@@ -25,7 +25,7 @@ class Parameters(BaseModel):
 
 
 class Network(nn.Module):
-    """Features to logits. Their mean and deviation are part of the weights, so a caller hands in raw values."""
+    """Maps features to logits. Their mean and deviation are part of the weights, so a caller passes raw values."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
@@ -43,12 +43,12 @@ class Network(nn.Module):
         self.deviation.copy_(spread.std(0).clamp(min=1e-6))
 
     def forward(self, known: torch.Tensor) -> torch.Tensor:
-        """Raw features, float32 [invoices, 24], to logits, float32 [invoices]. Below 0 none should be."""
+        """Maps raw features, float32 [invoices, 24], none below 0, to logits, float32 [invoices]."""
         standard = (known.clamp(min=0).log1p() - self.mean) / self.deviation
         logits: torch.Tensor = self.layers(standard.clamp(-FARTHEST, FARTHEST))
         return logits.squeeze(1)
 
 
 def encode(features: Sequence[Features]) -> dict[str, torch.Tensor]:
-    """`known`, float32 [invoices, 24]; what the feature store does not know is 0."""
+    """`known`, float32 [invoices, 24]; a feature that the store does not have is 0."""
     return {"known": torch.tensor([[known.get(name, 0.0) for name in NAMES] for known in features])}

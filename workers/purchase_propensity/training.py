@@ -1,7 +1,7 @@
 """Train purchase propensity: `python -m workers.purchase_propensity.training --data online_retail.csv.gz`.
 
-Split by time: what is measured are the invoices of the last 28 days whose next 28 days the file holds; what is trained
-on are those whose next 28 days were over before the first of them.
+Split by time: the test uses the invoices of the last 28 days whose next 28 days the file holds; the training uses the
+invoices whose next 28 days were over before the first test invoice.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fit(known: torch.Tensor, again: torch.Tensor, seed: int, epochs: int = EPOCH
 
 
 def measure(again: torch.Tensor, said: torch.Tensor) -> dict[str, float]:
-    """How well scores, float32 [invoices], rank those who came back before those who did not."""
+    """How well scores, float32 [invoices], rank customers who bought again before the others."""
     return {
         "roc_auc": round(float(roc_auc_score(again, said)), 4),
         "pr_auc": round(float(average_precision_score(again, said)), 4),
@@ -56,12 +56,12 @@ def measure(again: torch.Tensor, said: torch.Tensor) -> dict[str, float]:
 
 
 def tell(name: str, found: dict[str, float]) -> None:
-    """One line of a comparison."""
+    """Print one line of a comparison."""
     print(f"{name}: ROC AUC {found['roc_auc']:.4f}, PR AUC {found['pr_auc']:.4f}", flush=True)
 
 
 def read(path: Path) -> Examples:
-    """The examples of the file; ends the program with what to do where it is not there."""
+    """The examples of the file; without the file, ends the program and says what to do."""
     try:
         return examples(load(path))
     except FileNotFoundError as error:

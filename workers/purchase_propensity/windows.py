@@ -1,4 +1,4 @@
-"""What is known of a customer over time, by the invoices so far."""
+"""The window features of a customer, from the invoices so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPANS = ("1d", "7d", "28d", "364d")
 
 
 def bought(invoice: InvoiceEvent) -> Sequence[InvoiceLine]:
-    """The lines of what was bought and paid for: not given back, and no gift."""
+    """The lines that were bought and paid for, without returns and gifts."""
     return [line for line in invoice.lines if line.pieces > 0 and line.price > 0]
 
 
@@ -20,7 +20,7 @@ def _returned(invoice: InvoiceEvent) -> Sequence[InvoiceLine]:
 
 
 def _worth(lines: Sequence[InvoiceLine]) -> float | None:
-    """In pounds; None of no lines."""
+    """The worth in pounds; None without lines."""
     return sum(abs(line.pieces) * line.price for line in lines) if lines else None
 
 
@@ -33,4 +33,4 @@ WINDOWS = (
     Window("returned", "sum", lambda invoice: _worth(_returned(invoice)), SPANS),
 )
 NAMES = tuple(f"{window.name}_{span}" for window in WINDOWS for span in window.spans)
-"""Of the features, in the order of the tensor's columns."""
+"""The names of the features, in the order of the tensor's columns."""

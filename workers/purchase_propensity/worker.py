@@ -1,4 +1,4 @@
-"""Whether a customer buys again, when an invoice is written."""
+"""Predicts, when an invoice is written, whether the customer buys again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from workers.purchase_propensity.windows import WINDOWS, bought
 
 
 class PurchasePropensityWorker(Worker[InvoiceEvent, PurchasePropensity]):
-    """Says of every purchase of a known customer how likely the next one is; cancellations are counted by the windows,
-    not answered."""
+    """Answers every purchase of a known customer with the probability of the next one. The windows count cancellations,
+    which get no answer."""
 
     name = "purchase-propensity"
     source = InvoiceEvent.topic

@@ -1,6 +1,6 @@
-"""Forecasts of the last six weeks against what was then sold: `python -m workers.sales_forecast.backtest --data ...`.
+"""Compares the last six weeks' forecasts with the sales: `python -m workers.sales_forecast.backtest --data ...`.
 
-A rolling origin: each Saturday's forecast sees the days before it alone, and the shipped weights saw none of the weeks.
+A rolling origin: each Saturday's forecast sees only the days before it, and the shipped weights saw none of the weeks.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from workers.sales_forecast.measures import PLAIN, plain, wape
 from workers.sales_forecast.model import Network, Parameters
 
 SHOWN = 4
-"""Articles in the plot, those that sold most in the six weeks."""
+"""The number of articles in the plot: the best sellers of the six weeks."""
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """Of every weekly origin: which articles were forecast, what was said of the seven days together, float32
-    [articles, 3], and what was sold, [articles]."""
+    """For every weekly origin: the articles that were forecast, the quantiles of their seven-day totals, float32
+    [articles, 3], and the pieces sold, [articles]."""
 
     chosen: dict[int, torch.Tensor]
     said: dict[int, torch.Tensor]
     sold: dict[int, torch.Tensor]
 
     def within(self) -> float:
-        """The share of articles' weeks that sold at least `low` and at most `high`: 0.8 if the quantiles are right."""
+        """The share of articles' weeks with sales from `low` to `high`: 0.8 if the quantiles are right."""
         said, sold = torch.cat([*self.said.values()]), torch.cat([*self.sold.values()])
         return float(((sold >= said[:, 0]) & (sold <= said[:, 2])).float().mean())
 
@@ -50,7 +50,7 @@ def backtest(history: History, network: Network) -> Backtest:
 
 
 def draw(history: History, result: Backtest, path: Path) -> None:
-    """Week by week: the sum of all articles beside the plain forecasts, and single articles with their range."""
+    """Plot, by week, the sum of all articles beside the plain forecasts, and single articles with their range."""
     from matplotlib.figure import Figure  # without pyplot, which would look for a screen
 
     origins = history.origins()
@@ -81,7 +81,7 @@ def draw(history: History, result: Backtest, path: Path) -> None:
 
 
 def _largest(history: History, result: Backtest) -> list[int]:
-    """Of the articles that are forecast from every origin, those that sold most meanwhile."""
+    """The best sellers among the articles that are forecast from every origin."""
     always = torch.stack([*result.chosen.values()]).all(0)
     sold = history.pieces[:, history.origins()[0] :].sum(1) * always
     return [int(place) for place in sold.topk(SHOWN).indices]
@@ -110,7 +110,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m workers.sales_forecast.backtest",
-        description="Hold the forecasts of the last six weeks against what was then sold.",
+        description="Compare the forecasts of the last six weeks with the actual sales.",
     )
     parser.add_argument("--data", type=Path, required=True, help="Online Retail as CSV, plain or .gz")
     parser.add_argument("--models", type=Path, default=Path("workers/models"), help="models folder (%(default)s)")

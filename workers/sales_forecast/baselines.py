@@ -1,4 +1,4 @@
-"""What plain forecasts reach: `python -m workers.sales_forecast.baselines --data online_retail.csv.gz`."""
+"""Measures plain forecasts: `python -m workers.sales_forecast.baselines --data online_retail.csv.gz`."""
 
 from __future__ import annotations
 

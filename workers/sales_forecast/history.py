@@ -1,4 +1,4 @@
-"""Online Retail as articles' days: what is forecast, from what, and when."""
+"""Online Retail as articles' days, and the origins and articles of the forecasts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from workers.datasets import read
 from workers.sales_forecast.days import ARTICLE
 
 SOLD_DAYS_MIN = 20
-"""On so many days an article must have sold before it is forecast."""
+"""The number of days on which an article must have sold before it is forecast."""
 ORIGINS = 6
-"""Weekly forecasts over the last six weeks of the file: what training never sees."""
+"""Weekly forecasts over the last six weeks of the file, which training never sees."""
 
 
 @dataclass(frozen=True)
 class History:
-    """`pieces`, float32 [articles, days], sold of each article on each day from `start` on."""
+    """`pieces`, float32 [articles, days]: the sales of each article on each day from `start` on."""
 
     articles: list[str]
     start: date
@@ -32,12 +32,12 @@ class History:
         return (self.pieces[:, :origin] > 0).sum(1) >= SOLD_DAYS_MIN
 
     def origins(self) -> list[int]:
-        """The first days ahead of the weekly forecasts that everybody is measured by, oldest first."""
+        """The first days ahead of the weekly forecasts by which every model is measured, oldest first."""
         days = self.pieces.shape[1]
         return [days - HORIZON_DAYS * back for back in range(ORIGINS, 0, -1)]
 
     def window(self, origin: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Of the articles that are forecast: 56 days before the origin, 7 days from it on, and its weekday."""
+        """For the articles that are forecast: 56 days before the origin, 7 days from it on, and its weekday."""
         chosen = self.forecast(origin)
         before = self.pieces[chosen, origin - HISTORY_DAYS : origin]
         return before, self.pieces[chosen, origin : origin + HORIZON_DAYS], self.day(origin).weekday()
@@ -48,10 +48,10 @@ class History:
 
 
 def load(path: Path) -> History:
-    """Read the file of invoice lines, without cancellations, adjustments, write-offs, gifts and what is no article.
+    """Read the file of invoice lines, without cancellations, adjustments, write-offs, gifts and non-articles.
 
     Raises:
-        FileNotFoundError: it is not there; the message says where to get it.
+        FileNotFoundError: there is no such file; the message says where to get it.
     """
     sold: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     rows = read(path, "online_retail")

@@ -1,4 +1,4 @@
-"""How wrong a forecast is, and how wrong the plainest ones are."""
+"""The error of a forecast, and of the plainest ones for comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.sales import HORIZON_DAYS
 from workers.sales_forecast.history import History
 
 Plain = Callable[[torch.Tensor], torch.Tensor]
-"""From pieces of the days before, float32 [articles, 56], to pieces of the next seven days together, [articles]."""
+"""Maps the pieces of the days before, float32 [articles, 56], to the total of the next seven days, [articles]."""
 
 PLAIN: Mapping[str, Plain] = {
     "last week": lambda before: before[:, -HORIZON_DAYS:].sum(1),
@@ -19,8 +19,8 @@ PLAIN: Mapping[str, Plain] = {
 
 
 def wape(history: History, forecast: Callable[[int], torch.Tensor]) -> float:
-    """Sum of the errors over the sum of the sales, of the next seven days' total of every article, over all weekly
-    origins. `forecast` gives pieces, [articles], of those that are forecast from an origin."""
+    """The sum of the errors divided by the sum of the sales, of the seven-day totals of every article, over all weekly
+    origins. `forecast` gives the pieces, [articles], of the articles that are forecast from an origin."""
     wrong = sold = 0.0
     for origin in history.origins():
         _, after, _ = history.window(origin)

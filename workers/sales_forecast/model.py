@@ -1,4 +1,4 @@
-"""The networks behind the sales forecast: what 56 days say of the next seven, as quantiles.
+"""The networks of the sales forecast: from 56 days to quantiles of the next seven.
 
 `gru` reads the days one after the other (K. Cho et al., arXiv 1406.1078); `cnn` is a stack of causal convolutions of
 growing dilation (A. van den Oord et al., arXiv 1609.03499). Both end in the same head.
@@ -20,17 +20,17 @@ QUANTILES = (0.1, 0.5, 0.9)
 """As `schemas.sales.Expected` names them: low, middle, high."""
 WEEK = 7
 MEANS = (7, 14, 28, 56)
-"""Days back, whose mean the head sees beside what the body makes of the days."""
+"""Days back over which the head sees the mean, beside the output of the body."""
 DILATIONS = (1, 2, 4, 8, 16)
 KERNEL = 3
 SMALLEST = 0.2
-"""Pieces a day that every article is taken to sell at least: the scale of one that sold none."""
+"""The least pieces a day that an article is assumed to sell: the scale of an article that sold none."""
 
 Tensors = dict[str, torch.Tensor]
 
 
 class Parameters(BaseModel):
-    """`kind` of the body, its `width`, and that of the head's hidden layer."""
+    """The `kind` and `width` of the body, and the width of the head's hidden layer, `hidden`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Parameters(BaseModel):
 
 
 class Network(nn.Module):
-    """Pieces of 56 days and the weekday after them to quantiles of pieces."""
+    """Maps the pieces of 56 days and the weekday after them to quantiles of pieces."""
 
     def __init__(self, parameters: Parameters) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class Network(nn.Module):
         )
 
     def forward(self, pieces: torch.Tensor, weekday: torch.Tensor) -> torch.Tensor:
-        """float32 [articles, 56] and int64 [articles], 0 = Monday, of the first day ahead; to pieces, float32
-        [articles, 8, 3]: seven days and their sum, each in three quantiles that do not cross."""
+        """Maps `pieces`, float32 [articles, 56], and `weekday` of the first day ahead, int64 [articles], 0 = Monday, to
+        pieces, float32 [articles, 8, 3]: seven days and their sum, each in three quantiles that do not cross."""
         scale = scale_of(pieces)
         days = (weekday[:, None] + torch.arange(-HISTORY_DAYS, HORIZON_DAYS, device=pieces.device)) % WEEK
         weekdays = functional.one_hot(days, WEEK).to(pieces.dtype)
@@ -69,7 +69,7 @@ class Network(nn.Module):
 
 
 class Gru(nn.Module):
-    """The days one after the other; the last state."""
+    """Reads the days one after the other; returns the last state."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Gru(nn.Module):
 
 
 class Cnn(nn.Module):
-    """Causal convolutions that see ever more days back; their last output. Together they see 63."""
+    """Causal convolutions that each see more days back, together 63; returns their last output."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class Cnn(nn.Module):
 
 
 def scale_of(pieces: torch.Tensor) -> torch.Tensor:
-    """Pieces a day that an article sells, float32 [articles, 1]: the network sees and says all in this unit."""
+    """Pieces a day that an article sells, float32 [articles, 1]: the unit of the network's inputs and outputs."""
     return pieces.mean(1, keepdim=True) + SMALLEST
 
 
 def lengths(like: torch.Tensor) -> torch.Tensor:
-    """How many days each of the network's outputs stands for, float32 [8, 1]: one each, and all seven."""
+    """The number of days of each output of the network, float32 [8, 1]: seven times one, then seven."""
     return torch.tensor([1.0] * HORIZON_DAYS + [float(HORIZON_DAYS)], dtype=like.dtype, device=like.device)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Invented articles and what they sell, for demos and benchmarks: drawn from no data set."""
+"""Invented articles and their sales, for demos and benchmarks: drawn from no data set."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from schemas.sales import HISTORY_DAYS, ArticleDayEvent
 
 START = date(2024, 5, 1)
 ARTICLES = 3_000
-"""So many articles close their day together, one event each."""
+"""The number of articles; their day ends at the same time, with one event each."""
 
 
 def article_day(random: Random, number: int) -> ArticleDayEvent:
-    """Event `number`: of one article after the other, and then of all of them a day later."""
+    """Event `number`: one article after the other, then all articles again a day later."""
     article, days = number % ARTICLES, number // ARTICLES
-    habits = Random(f"article {article}")  # noqa: S311  the same article is asked for alike every day
+    habits = Random(f"article {article}")  # noqa: S311  an article has the same demand every day
     chance, pieces = habits.betavariate(1, 2), habits.lognormvariate(2, 1)
     sold = [round(random.expovariate(1 / pieces)) if random.random() < chance else 0 for _ in range(HISTORY_DAYS)]
     day = START + timedelta(days=days)

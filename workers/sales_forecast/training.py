@@ -1,7 +1,7 @@
 """Train the sales forecast: `python -m workers.sales_forecast.training --data online_retail.csv.gz`.
 
-Trained is on all days before the first of the six weekly forecasts that everybody is measured by: what is shipped has
-seen nothing of the last six weeks, so that a replay of them is honest.
+The training uses all days before the first of the six weekly forecasts by which every model is measured: the shipped
+weights have seen nothing of the last six weeks, so a replay of them is honest.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ WEIGHT_DECAY = 0.02
 WIDTH = 64
 HIDDEN = 96
 EVERY_DAYS = 3
-"""Days between the origins that are trained on: 3 and 7 share nothing, so that every weekday has its turn."""
+"""Days between the training origins: 3 and 7 have no common factor, so every weekday has its turn."""
 FIRST_ORIGIN = 84
-"""Before it few articles have sold on 20 days."""
+"""Before this day, few articles have sold on 20 days."""
 SCALE_MAX = 200.0
-"""Pieces a day; an article weighs as much as it sells, but no more than this."""
+"""Pieces a day: an article's weight grows with its sales up to this many."""
 DAYS_SHARE = 0.3
-"""What the seven days count beside their sum."""
+"""The weight of the seven days' loss beside the loss of their sum."""
 
 Tensors = dict[str, torch.Tensor]
 
 
 def origins(history: History) -> list[int]:
-    """The first days ahead that are trained on: their seven days end before the first measured one begins."""
+    """The training origins: their seven days end before the first measured origin."""
     return list(range(FIRST_ORIGIN, history.origins()[0] - HORIZON_DAYS + 1, EVERY_DAYS))
 
 
 def examples(history: History, origins: Sequence[int]) -> Tensors:
-    """`pieces` before, float32 [examples, 56], `weekday` of the first day ahead, and `ahead`, [examples, 8]: what was
-    then sold on seven days, and on all of them."""
+    """`pieces` before, float32 [examples, 56], `weekday` of the first day ahead, and `ahead`, [examples, 8]: the sales
+    of each of the seven days, and their sum."""
     windows = [history.window(origin) for origin in origins]
     ahead = torch.cat([after for _, after, _ in windows])
     return {
@@ -55,14 +55,14 @@ def examples(history: History, origins: Sequence[int]) -> Tensors:
 
 
 def pinball(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Loss of quantiles (R. Koenker, G. Bassett, Econometrica 46, 1978): [..., 3] against [...]."""
+    """The loss of quantiles (R. Koenker, G. Bassett, Econometrica 46, 1978): [..., 3] against [...]."""
     over = true[..., None] - said
     levels = torch.tensor(QUANTILES, dtype=said.dtype)
     return torch.maximum(levels * over, (levels - 1) * over)
 
 
 def loss_of(network: Network, batch: Tensors) -> torch.Tensor:
-    """Pinball of each output a day that it stands for, in pieces: so large articles weigh more, as they do in WAPE."""
+    """Pinball loss of each output per day that it covers, in pieces: large articles weigh more, as in WAPE."""
     pieces = batch["pieces"]
     lost = pinball(network(pieces, batch["weekday"]), batch["ahead"]) / lengths(pieces)
     of_days, of_sum = lost[:, :HORIZON_DAYS].mean((1, 2)), lost[:, HORIZON_DAYS].mean(1)
@@ -72,7 +72,7 @@ def loss_of(network: Network, batch: Tensors) -> torch.Tensor:
 
 
 def fit(history: History, parameters: Parameters, epochs: int, seed: int) -> Network:
-    """Train a network on all that may be trained on."""
+    """Train a network on all training origins."""
     torch.manual_seed(seed)
     network, known = Network(parameters), examples(history, origins(history))
     count = len(known["pieces"])
@@ -94,8 +94,8 @@ def fit(history: History, parameters: Parameters, epochs: int, seed: int) -> Net
 
 @torch.inference_mode()
 def measure(history: History, network: Network) -> dict[str, float]:
-    """WAPE of the middle of the sum, and the pinball loss of its quantiles over the pieces sold, times two: so that of
-    the middle alone it is the WAPE."""
+    """The WAPE of the middle of the sum, and twice the pinball loss of its quantiles over the pieces sold: for the
+    middle alone, that is the WAPE."""
 
     lost = sold = 0.0
     middle: dict[int, torch.Tensor] = {}

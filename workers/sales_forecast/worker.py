@@ -1,4 +1,4 @@
-"""What an article will sell in the next seven days, when one of its days is over."""
+"""Forecasts the sales of an article in the next seven days, when one of its days is over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network behind ticket routing: convolutions over subwords, after Y. Kim, "Convolutional Neural Networks
+"""The network of ticket routing: convolutions over subwords, after Y. Kim, "Convolutional Neural Networks
 for Sentence Classification" (EMNLP 2014), with the sum of the subwords beside them as in a bag of words."""
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Parameters(BaseModel):
 
 
 class Network(nn.Module):
-    """Token ids to logits. The logits of a text do not depend on how far its batch is padded."""
+    """Maps token ids to logits. The logits of a text do not depend on the padding of its batch."""
 
     def __init__(self, parameters: Parameters, dropout: float = 0.0) -> None:
         super().__init__()
         dimension, filters = parameters.dimension, parameters.filters
         widths = range(1, parameters.widths + 1)
         self.table = nn.Embedding(parameters.vocabulary, dimension, padding_idx=PAD)
-        # Small, or the random start outweighs what a few thousand texts can teach.
+        # Small values; else the random start outweighs what a few thousand texts can teach.
         nn.init.normal_(self.table.weight[1:], std=0.2)
         self.convolutions = nn.ModuleList(nn.Conv1d(dimension, filters, width, padding=width - 1) for width in widths)
         self.input_dropout = nn.Dropout(dropout / 2)
@@ -45,14 +45,14 @@ class Network(nn.Module):
         self.head = nn.Linear(len(widths) * filters + dimension, parameters.intents)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Ids, int64 [texts, tokens], padded with 0 on the right, to logits, float32 [texts, intents]."""
+        """Maps ids, int64 [texts, tokens], padded with 0 on the right, to logits, float32 [texts, intents]."""
         lengths = (tokens != PAD).sum(1, keepdim=True)
         # The row of the padding is zero, so padding looks like the zeros that a convolution adds at the end.
         embedded = self.input_dropout(self.table(tokens)).transpose(1, 2)
         parts = [embedded.sum(2) / lengths.sqrt()]
         for extra, convolution in enumerate(self.convolutions):
             found = convolution(embedded).relu()
-            # A window with no token in it must not win: it would exist in a padded batch alone.
+            # A window without a token must not win: it exists only in a padded batch.
             places = torch.arange(found.shape[2], device=tokens.device)
             parts.append((found * (places < lengths + extra).unsqueeze(1)).amax(2))
         logits: torch.Tensor = self.head(self.dropout(torch.cat(parts, dim=1)))

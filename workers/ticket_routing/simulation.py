@@ -9,11 +9,11 @@ from schemas import TicketEvent
 
 START = datetime(2024, 5, 1, 9, 0, tzinfo=UTC)
 EVENTS_PER_TICKET = 2
-"""On average: a ticket comes again, as it was, when its state changes; a cache answers it then."""
+"""On average: when its state changes, a ticket comes again with the same text, and a cache answers it."""
 FIRST = 1_000
-"""Tickets before this number are there from the start, so that the first events repeat no more than later ones."""
+"""Tickets below this number exist from the start: the first events then repeat as often as later ones."""
 RECENT = 40.0
-"""How many tickets back, on average, the one that comes again lies."""
+"""The mean distance, in tickets, to a ticket that comes again."""
 CUSTOMERS = 300
 NOT_ENGLISH = 0.03
 
@@ -75,7 +75,7 @@ PLACES = ("the station", "a supermarket", "the airport", "an online shop", "a pe
 
 
 def ticket(random: Random, number: int) -> TicketEvent:
-    """Event `number`: a new ticket, or one of the last again."""
+    """Event `number`: a new ticket, or a recent one again."""
     ticket_number = FIRST + number // EVENTS_PER_TICKET - min(FIRST, int(random.expovariate(1 / RECENT)))
     case = Random(f"ticket {ticket_number}")  # noqa: S311  the same ticket says the same every time
     language, text = "en", _text(case)

@@ -1,8 +1,8 @@
 """Train ticket routing: `python -m workers.ticket_routing.training --data banking77`.
 
 Everything is learned from the training texts alone: the subwords (byte pair encoding, R. Sennrich et al., ACL
-2016) and the network. Against learning by heart: dropout, label smoothing, subwords blanked out, and typing errors
-that are new in each epoch, so that a word is seen cut in several ways.
+2016) and the network. Against overfitting: dropout, label smoothing, subwords blanked out, and typing errors that are
+new in each epoch, so the network sees a word split in several ways.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DROPOUT = 0.5
 BLANKED = 0.1
 SMOOTHING = 0.1
 TYPING_ERRORS = 0.15
-"""Share of words that lose one letter."""
+"""The share of words that lose one letter."""
 
 VOCABULARY, DIMENSION, FILTERS, WIDTHS = 4000, 160, 192, 4
 
@@ -43,7 +43,7 @@ def examples(data: Path, split: str) -> tuple[list[str], list[str]]:
 
 
 def learn_subwords(texts: list[str]) -> Tokenizer:
-    """Byte pair encoding over small letters; the same texts give the same subwords."""
+    """Byte pair encoding over lower-case text; the same texts give the same subwords."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))  # noqa: S106 - a token of text
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -70,7 +70,7 @@ def mistype(text: str, chance: random.Random) -> str:
 def fit(tokenizer: Tokenizer, texts: list[str], labels: torch.Tensor, parameters: Parameters, seed: int) -> Network:
     """Train a network on all the texts given; labels are int64 [texts]."""
     torch.manual_seed(seed)
-    chance = random.Random(seed)  # noqa: S311 - no secret hangs on it
+    chance = random.Random(seed)  # noqa: S311 - no secret depends on it
     network = Network(parameters, DROPOUT)
     steps = EPOCHS * -(-len(texts) // BATCH)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
@@ -94,7 +94,7 @@ def fit(tokenizer: Tokenizer, texts: list[str], labels: torch.Tensor, parameters
 
 
 def as_stored(network: Network) -> dict[str, torch.Tensor]:
-    """The weights in half precision: what is measured is what is shipped."""
+    """The weights in half precision; the network keeps them too, so the shipped weights are the measured ones."""
     halves = {name: tensor.half() for name, tensor in network.state_dict().items()}
     network.load_state_dict(halves)
     return halves

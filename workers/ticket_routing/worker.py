@@ -1,4 +1,4 @@
-"""What a customer's message is about, so that it reaches the right team."""
+"""Finds what a customer's message is about, to route it to the right team."""
 
 from __future__ import annotations
 

@@ -143,10 +143,10 @@ def test_what_holds_it_and_what_helps_is_said_in_words() -> None:
     said = advised()
     assert said.bound is Bound.DEVICE
     assert said.means[0].startswith("Bound by the model: the model's thread worked 90% of the time (predict 90 µs")
-    assert "The worker kept 0.5 of 2 cores busy, what else runs here 0.7." in said.means
+    assert "The worker kept 0.5 of 2 cores busy, other programs 0.7." in said.means
     assert "another GPU" in advised(gpu=True).means[0]
     short = advised(runs=[msgspec.structs.replace(BACKLOG, short=True)])
-    told = "backlog: too short to say much of it; take more --events or --seconds."
+    told = "backlog: too short to tell much; take more --events or --seconds."
     assert (short.bound, short.means) == (None, [told])
     behind = msgspec.structs.replace(AT_RATE, rate=20_000.0, sent_per_s=20_000.0, events_per_s=9_000.0)
     assert "it takes 3 replicas" in advised(runs=[BACKLOG, behind]).means[-1]

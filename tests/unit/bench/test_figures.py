@@ -140,7 +140,7 @@ def test_counts_that_break_a_promise() -> None:
     ]
     assert msgspec.structs.replace(COUNTS, repeated=2).faults("at_least_once") == []
     assert msgspec.structs.replace(COUNTS, sent=90).faults("at_least_once") == [
-        "10 outcomes are of no event that was sent"
+        "10 outcomes belong to no event that was sent"
     ]
 
 
