@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from benchmarks.batching_simulation import Event, Policy, Profile
+from benchmarks.batching_simulation import Policy, Profile, cost_of
 from streamer.engine.batcher import Batcher, CostModel, Release
-from streamer.records import Batch, BatchPolicy
+from streamer.records import BatchPolicy
+from streamer.slices import Batch, Row, Rows
 
 GOAL_S = 0.05
 
@@ -22,11 +23,11 @@ class FixedSize:
     def __init__(self, items_max: int, linger_s: float) -> None:
         self._items_max = items_max
         self._linger_s = linger_s
-        self._waiting: deque[tuple[float, Event]] = deque()
+        self._waiting: deque[tuple[float, Row]] = deque()
 
-    def add(self, items: Iterable[Event], now: float) -> None:
+    def add(self, waiting: Iterable[Rows], now: float) -> None:
         """Let items wait from `now` on."""
-        self._waiting.extend((now, item) for item in items)
+        self._waiting.extend((now, row) for rows in waiting for row in rows)
 
     def ready(self, now: float, out: int) -> Release | None:
         """Full, or the first has waited for long enough; None to wait."""
@@ -42,9 +43,9 @@ class FixedSize:
     def take(self, now: float, reason: Release) -> Batch:
         """Those that have waited longest."""
         waited_s = now - self._waiting[0][0]
-        items = [self._waiting.popleft()[1] for _ in range(min(self._items_max, len(self._waiting)))]
-        cost = len(items) * max(item.cost for item in items)
-        return Batch(items=items, reason=reason, cost=cost, waited_s=waited_s)
+        taken = [self._waiting.popleft()[1] for _ in range(min(self._items_max, len(self._waiting)))]
+        rows = [Rows(row.columns, [row.at]) for row in taken]
+        return Batch(rows, reason=reason, cost=len(taken) * max(map(cost_of, taken)), waited_s=waited_s)
 
 
 class Contender(NamedTuple):

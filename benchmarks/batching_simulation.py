@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from streamer.engine.batcher import CostModel, Release
-from streamer.records import Batch
+from streamer.slices import Batch, Row, Rows, Slice
 
 SLOTS = 2
 TICK_S = 1e-6
@@ -42,21 +42,10 @@ class Profile(NamedTuple):
         return self.fixed_s + self.per_word_s * items * longest
 
 
-class Event:
-    """What waits in a policy: of `streamer.records.Item` what a batcher reads, and which arrival it is."""
-
-    __slots__ = ("arrival", "cost", "due")
-
-    def __init__(self, arrival: int, cost: int, due: float | None) -> None:
-        self.arrival = arrival
-        self.cost = cost
-        self.due = due
-
-
 class Policy(Protocol):
     """What the engine asks of `streamer.engine.batcher.Batcher`, where the answers are described."""
 
-    def add(self, items: Iterable[Event], now: float) -> None: ...
+    def add(self, waiting: Iterable[Rows], now: float) -> None: ...
 
     def ready(self, now: float, out: int) -> Release | None: ...
 
@@ -99,7 +88,7 @@ class Runner:
 
     def submit(self, batch: Batch, now: float) -> None:
         """Run a batch after the one that is out."""
-        seconds = self._profile.seconds(len(batch.items), max(item.cost for item in batch.items))
+        seconds = self._profile.seconds(len(batch), max(cost_of(row) for rows in batch.rows for row in rows))
         starts_s = self._out[-1][0] if self._out else now
         self._out.append((starts_s + seconds, seconds, batch))
         self.batches += 1
@@ -108,7 +97,7 @@ class Runner:
     def finished(self) -> Batch:
         """Take back the batch that has run."""
         _, seconds, batch = self._out.popleft()
-        self._costs.observe(len(batch.items), batch.cost, seconds)
+        self._costs.observe(len(batch), batch.cost, seconds)
         return batch
 
 
@@ -129,15 +118,15 @@ def simulate(
     while left:
         now = _next(policy, runner, now, arrivals[unread[0]].read_s if unread else float("inf"))
         while runner.ends_s <= now:
-            for item in runner.finished().items:
-                answered_s[item.arrival] = now
-                left -= 1
-        events = []
+            for rows in runner.finished().rows:
+                for row in rows:
+                    answered_s[row.offset] = now
+                    left -= 1
+        read = []
         while unread and arrivals[unread[0]].read_s <= now:
-            number = unread.popleft()
-            events.append(Event(number, arrivals[number].words, _due(arrivals[number], now, goal_s)))
-        if events:
-            policy.add(events, now)
+            read.append(unread.popleft())
+        if read:
+            policy.add([_waiting(read, arrivals, now, goal_s)], now)
         while runner.out < SLOTS and (reason := policy.ready(now, runner.out)) is not None:
             runner.submit(policy.take(now, reason), now)
     return Run(answered_s, runner.batches, runner.busy_s)
@@ -166,6 +155,20 @@ def capacity(profile: Profile, words: Sequence[int]) -> float:
             seconds += profile.seconds(at + 1 - start, longest)
             start = at + 1
     return len(ordered) / seconds
+
+
+def cost_of(row: Row) -> int:
+    """The words of what waits in a policy."""
+    return row.columns.costs[row.at] if row.columns.costs else 1
+
+
+def _waiting(numbers: Sequence[int], arrivals: Sequence[Arrival], now: float, goal_s: float | None) -> Rows:
+    """What a batcher reads of these arrivals; an offset says which arrival it is."""
+    nothing = [None] * len(numbers)
+    columns = Slice("arrivals", 0, numbers, nothing, nothing, None, [0] * len(numbers))
+    columns.costs = [arrivals[number].words for number in numbers]
+    columns.due = [_due(arrivals[number], now, goal_s) for number in numbers]
+    return columns.rows()
 
 
 def _due(arrival: Arrival, now: float, goal_s: float | None) -> float | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from streamer.clock import Deadline
 from streamer.ports import Rebalance
-from streamer.records import Message, Positions, Record
+from streamer.records import Message, Messages, Positions
+from streamer.slices import Slice
 
 PARTITIONS = 4
 RUN = 500
@@ -26,15 +27,17 @@ class Backlog:
     def subscribe(self, rebalance: Rebalance) -> None:
         rebalance.assigned(range(PARTITIONS))
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+    def poll(self, records_max: int, timeout_s: float) -> list[Slice]:
         start, self._at = self._at, min(self._at + records_max, self._count)
         if start == self._at and records_max:
             time.sleep(timeout_s)
-        values, topic = self._values, self._topic
-        return [
-            Record(topic, n // RUN % PARTITIONS, n, b"key-%d" % n, values[n % len(values)], None, 1)
-            for n in range(start, self._at)
-        ]
+        values, slices = self._values, []
+        while start < self._at:
+            run = range(start, min(self._at, (start // RUN + 1) * RUN))
+            keys, read = [b"key-%d" % n for n in run], [values[n % len(values)] for n in run]
+            slices.append(Slice(self._topic, start // RUN % PARTITIONS, run, keys, read, None, [1] * len(run)))
+            start = run.stop
+        return slices
 
     def group(self) -> str:
         return "nobody else"
@@ -62,10 +65,10 @@ class Counter:
         self.messages = 0
         self.first: list[Message] = []
 
-    def write(self, messages: Sequence[Message]) -> None:
-        self.messages += len(messages)
+    def write(self, messages: Sequence[Messages]) -> None:
+        self.messages += sum(map(len, messages))
         if len(self.first) < CHECKED:
-            self.first += messages
+            self.first += [message for run in messages for message in run]
 
     def hand_over(self, deadline: Deadline) -> None:
         """It has everything already."""

@@ -45,7 +45,7 @@ from streamer.privacy import encryption
 from streamer.process import slot
 from streamer.process.garbage import QuietCollector, few_arenas
 from streamer.process.watchdog import Watchdog
-from streamer.records import BatchPolicy, Item, Lane, Record, Rejected
+from streamer.records import BatchPolicy, Rejected
 from streamer.settings import Settings
 from streamer.settings.loading import client_config
 from streamer.telemetry.health import STALE_S, Health, HealthServer
@@ -160,7 +160,7 @@ def warm_up(worker: Worker[Any, Any], inference: Inference) -> None:
     """
     for size in WARM_UP_SIZES:
         with inference.telling(show):  # the example is no personal data
-            outcomes = inference.run([_example(worker) for _ in range(size)])
+            outcomes = inference.run([worker.example] * size)
         first = outcomes[0]
         if isinstance(first, Rejected):
             raise BadConfig(f"{worker.name} does not answer its own example: {first.reason}, {first.message}")
@@ -188,12 +188,6 @@ def commit_policy(settings: Settings) -> CommitPolicy:
     if settings.delivery == "at_least_once":
         return CommitPolicy(interval_s=interval_s, gap_s=interval_s)
     return CommitPolicy(interval_s=interval_s)
-
-
-def _example(worker: Worker[Any, Any]) -> Item:
-    item = Item(Record(worker.source, 0, 0, b"example", b"{}", None, 0), Lane(0))
-    item.event = worker.example
-    return item
 
 
 def _runner(settings: Settings, worker: Worker[Any, Any], device: torch.device) -> tuple[ThreadRunner, Inference]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from streamer.clock import Deadline
-from streamer.records import Batch, BatchResult, Item, Message, Positions, Record, Rejected
+from streamer.records import Messages, Positions, Rejected
+from streamer.slices import Batch, BatchResult, Row, Rows, Slice
 
 Partitions = Sequence[int]
 Commit = Callable[[], None]
@@ -36,8 +37,9 @@ class Source(Protocol):
     def subscribe(self, rebalance: Rebalance) -> None:
         """Join the group."""
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
-        """Up to `records_max` records in offset order per partition; waits for the first, then takes what is there.
+    def poll(self, records_max: int, timeout_s: float) -> list[Slice]:
+        """Up to `records_max` records, a slice a partition, in offset order; waits for the first, then takes what is
+        there.
 
         Zero records: nothing is taken, only the group is served. Raises `Exit` when the topic cannot be read.
         """
@@ -65,7 +67,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where outcomes go. A message that was written stays with the sink until `confirm` or `forget`."""
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Messages]) -> None:
         """Take messages in order. At-least-once publishes as soon as it can, exactly-once at the commit."""
 
     def hand_over(self, deadline: Deadline) -> None:
@@ -133,9 +135,9 @@ class Cache(Protocol):
 class FeatureStore(Protocol):
     """Features of entities. Never raises: without features they are empty."""
 
-    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
-        """Fill in `features` and `as_of` of items that have an `entity`. Returns the items whose event is at fault,
-        with the error.
+    def read_many(self, rows: Sequence[Row], entities: Sequence[str]) -> list[tuple[Row, Exception]]:
+        """Fill in the columns `features` and `as_of` for these records, whose events are about these entities. Returns
+        the records whose event is at fault, with the error.
 
         One round trip."""
 
@@ -164,12 +166,12 @@ class Runner(Protocol):
 class Codec(Protocol):
     """Bytes to models and back."""
 
-    def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`. Returns the items that have none, with the reason."""
+    def decode(self, rows: Rows) -> list[tuple[Row, Rejected]]:
+        """Fill in the events of these records. Returns the records that have none, with the reason."""
 
-    def encode_many(self, items: Sequence[Item]) -> list[Message]:
-        """The messages of settled items, in order; a skipped one has none."""
+    def encode(self, rows: Rows) -> list[Messages]:
+        """The messages of settled records, in order by topic; a skipped one has none."""
 
 
-OnCommitted = Callable[[Sequence[Item], float], None]
-"""Items that are durable now, and the seconds that their commit took."""
+OnCommitted = Callable[[Sequence[Rows], float], None]
+"""Records that are durable now, and the seconds that their commit took."""

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from schemas import Event
 from streamer.panes import Window
 from streamer.ports import FeatureStore
-from streamer.records import Item, Lane, Record
+from streamer.records import NO_FEATURES
 from streamer.worker import Features, Tensors, Worker
+from tests.slices import rows
 
 
 class Ping(Event):
@@ -101,7 +102,7 @@ def ping(number: int, name: str = "one", **more: object) -> Ping:
 
 def features_of(store: FeatureStore, *entities: str) -> list[Features]:
     """What a store knows of entities, asked at once."""
-    record = Record(Echo.source, 0, 0, b"one", b"{}", None, 0)
-    items = [Item(record, Lane(0), event=Echo.example, entity=entity) for entity in entities]
-    assert store.read_many(items) == []
-    return [item.features for item in items]
+    asked = rows(*range(len(entities)))
+    asked.columns.events = [Echo.example] * len(entities)
+    assert store.read_many(list(asked), entities) == []
+    return list(asked.columns.features or [NO_FEATURES] * len(entities))

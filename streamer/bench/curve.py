@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
 from streamer import app
 from streamer.bench.events import Event
-from streamer.clock import SystemClock
 from streamer.device.runner import Inference
 from streamer.engine.batcher import CostModel
 from streamer.errors import BadData
-from streamer.records import Item, Lane, Record, Rejected
+from streamer.records import Rejected
 from streamer.settings import Settings
-from streamer.wire.codec import ENVELOPE_BYTES_MAX, Identity, JsonCodec
+from streamer.wire.codec import ENVELOPE_BYTES_MAX
+from streamer.wire.reading import EventReader
 from streamer.worker import Worker
 
 SIZES = tuple(2**power for power in range(11))
@@ -43,6 +43,13 @@ class Point(msgspec.Struct, frozen=True):
     cost: float
     ms: float
     events_per_s: float
+
+
+class Weighed(NamedTuple):
+    """An event as the worker's methods get it, and its cost."""
+
+    event: Any
+    cost: int
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -94,22 +101,22 @@ def measure(
     Raises:
         BadData: the worker takes none of the events.
     """
-    items = sorted(_items(worker, events), key=lambda item: item.cost)
-    if not items:
+    weighed = sorted(_weighed(worker, events), key=lambda one: one.cost)
+    if not weighed:
         raise BadData("the worker takes none of the events: all are broken or declined by accepts()")
-    rejected = fmean(isinstance(outcome, Rejected) for outcome in inference.run(items[: SIZES[-1]]))
+    rejected = fmean(isinstance(outcome, Rejected) for outcome in inference.run(_events(weighed[: SIZES[-1]])))
     points: list[Point] = []
     times: list[tuple[int, int, float]] = []
     for size in SIZES:
         if points and 2 * points[-1].ms > BATCH_S_MAX * 1000:
             break
-        batches = list(_batches(items, size))
+        batches = list(_batches(weighed, size))
         seconds = _seconds(inference, batches)
         times += [(size, _cost(batch), took) for batch, took in zip(batches, seconds, strict=True)]
         points.append(Point(size, fmean(map(_cost, batches)), fmean(seconds) * 1000, size / fmean(seconds)))
         told(1)
     costs = _fitted(times, max(points, key=lambda point: point.events_per_s).items)
-    long, short = items[len(items) * 3 // 4].cost, items[len(items) // 4].cost
+    long, short = weighed[len(weighed) * 3 // 4].cost, weighed[len(weighed) // 4].cost
     return Curve(
         points=points,
         fixed_ms=costs.fixed_s * 1000,
@@ -129,48 +136,48 @@ def _fitted(times: Sequence[tuple[int, int, float]], most: int) -> CostModel:
     return costs
 
 
-def _seconds(inference: Inference, batches: Sequence[Sequence[Item]]) -> list[float]:
+def _seconds(inference: Inference, batches: Sequence[Sequence[Weighed]]) -> list[float]:
     """The shortest time of each batch, because other programs can only add to it. The first run of a size does not
     count: it may compile."""
     times: list[list[float]] = [[] for _ in batches]
-    inference.run(batches[0])
+    inference.run(_events(batches[0]))
     end = time.perf_counter() + SIZE_S
     while not times[0] or time.perf_counter() < end:
         for batch, taken in zip(batches, times, strict=True):
+            events = _events(batch)
             began = time.perf_counter()
-            inference.run(batch)
+            inference.run(events)
             taken.append(time.perf_counter() - began)
     return list(map(min, times))
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def _batches(weighed: Sequence[Weighed], size: int) -> Iterator[Sequence[Weighed]]:
     """Batches of events of similar cost, from the cheapest to the most expensive."""
-    pool = list(items) * (1 + size // len(items))
-    pool.sort(key=lambda item: item.cost)
+    pool = list(weighed) * (1 + size // len(weighed))
+    pool.sort(key=lambda one: one.cost)
     last, places = len(pool) - size, min(PLACES_MAX, max(2, len(pool) // size))
     for start in sorted({last * place // (places - 1) for place in range(places)}):
         yield pool[start : start + size]
 
 
-def _cost(batch: Sequence[Item]) -> int:
-    return len(batch) * max(item.cost for item in batch)
+def _cost(batch: Sequence[Weighed]) -> int:
+    return len(batch) * max(one.cost for one in batch)
 
 
-def _items(worker: Worker[Any, Any], events: Sequence[Event]) -> list[Item]:
-    items = [
-        Item(Record(worker.source, 0, offset, event.key, event.value, None, 0), Lane(0))
-        for offset, event in enumerate(events)
-    ]
-    codec = JsonCodec(worker, Identity(worker.name, "", "", ""), SystemClock(), max(len(e.value) for e in events))
-    broken = {id(item) for item, _ in codec.decode_many(items)}
-    return [item for item in items if id(item) not in broken and _takes(worker, item)]
+def _events(batch: Sequence[Weighed]) -> list[Any]:
+    return [one.event for one in batch]
 
 
-def _takes(worker: Worker[Any, Any], item: Item) -> bool:
+def _weighed(worker: Worker[Any, Any], events: Sequence[Event]) -> list[Weighed]:
+    """The events that the worker takes, as its methods get them."""
+    reader = EventReader(worker.event, max(len(event.value) for event in events))
+    read, _ = reader.decode([event.key for event in events], [event.value for event in events])
+    return [Weighed(event, cost) for event in read if event is not None and (cost := _cost_of(worker, event))]
+
+
+def _cost_of(worker: Worker[Any, Any], event: Any) -> int:
+    """The event's cost; 0 for one that the worker does not take."""
     try:
-        if not worker.accepts(item.event):
-            return False
-        item.cost = max(1, int(worker.cost(item.event)))
+        return max(1, int(worker.cost(event))) if worker.accepts(event) else 0
     except Exception:  # in production, a dead letter
-        return False
-    return True
+        return 0

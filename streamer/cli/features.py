@@ -103,7 +103,7 @@ def _seen(chosen: Settings, worker: Any, records: Iterator[Record]) -> Iterator[
 
     keys = encryption.cipher(chosen.encryption.keys_file, worker.event, worker.source)
     reader = EventReader(worker.event, chosen.limits.record_bytes_max, keys)
-    while found := reader.read(islice(records, CHUNK)):
+    while found := reader.read(list(islice(records, CHUNK))):
         for record, event, rejected in found:
             if rejected is not None:
                 continue

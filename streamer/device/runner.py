@@ -23,10 +23,11 @@ from streamer.clock import Deadline
 from streamer.device.devices import Device, Launched, open_device
 from streamer.device.failures import OnError, broken, ignore, rejection
 from streamer.errors import DeviceFailed, Exit, Internal, Reason, Reject
-from streamer.records import NO_FEATURES, Batch, BatchResult, Item, Predicted, Rejected
+from streamer.records import NO_FEATURES, Rejected
+from streamer.slices import Batch, BatchResult
 from streamer.telemetry.stopwatch import Stopwatch
 from streamer.wire.derive import Origin, derive
-from streamer.worker import Features, Tensors, Worker, overrides
+from streamer.worker import Features, Tensors, Worker
 
 STUCK_S = 60.0
 """A batch takes seconds; one that takes this long never ends, and only a new process helps."""
@@ -39,7 +40,7 @@ POLL_S, POLL_MAX_S = 0.00005, 0.001
 """How long the thread waits for the next batch before it looks at the computing one again: it cannot wait for both. The
 wait grows, so that its cost stays small beside a long batch, and the delay of an answer stays small beside its time."""
 
-Answered = Predicted | Rejected
+Answered = bytes | Rejected
 
 NOT_FINITE = Rejected(reason=Reason.NOT_FINITE, message="the model's output is NaN or infinite", error="Reject")
 
@@ -91,10 +92,11 @@ class Pending:
     """A batch between `Inference.begin` and `Inference.end`. `seconds` is the time spent on it so far: to encode it,
     to run the model (by the device's clock, without the wait for the batch before) and to answer."""
 
-    __slots__ = ("failed", "items", "launched", "seconds")
+    __slots__ = ("events", "failed", "features", "launched", "seconds")
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
+    def __init__(self, events: Sequence[Any], features: Sequence[Features]) -> None:
+        self.events = events
+        self.features = features
         self.launched: Launched | None = None
         self.failed: Rejected | None = None
         self.seconds = 0.0
@@ -105,7 +107,7 @@ class Pending:
 
 
 class Inference:
-    """A worker on a device: items in, one answer or rejection each out. No threads, no queues."""
+    """A worker on a device: events in, one answer (JSON) or rejection each out. No threads, no queues."""
 
     def __init__(
         self,
@@ -118,17 +120,16 @@ class Inference:
         self._device = open_device(device) if isinstance(device, torch.device) else device
         self._answers = Answers(worker.answer, answer_bytes_max)
         self._on_error = on_error
-        self._reads_features = overrides(worker, "feature_key")
         self.stopwatch = Stopwatch(time.perf_counter, "encode", "predict", "answer")
 
-    def run(self, items: Sequence[Item]) -> list[Answered]:
+    def run(self, events: Sequence[Any], features: Sequence[Features] | None = None) -> list[Answered]:
         """Answer a batch. One that fails is halved until the culprits are alone: at most 2N - 1 runs for N
-        items, about 2 log2(N) for one culprit.
+        events, about 2 log2(N) for one culprit.
 
         Raises:
             DeviceFailed: the device itself is broken; only a new process helps.
         """
-        return self.end(self.begin(items))
+        return self.end(self.begin(events, features))
 
     @contextmanager
     def telling(self, on_error: OnError) -> Iterator[None]:
@@ -156,18 +157,18 @@ class Inference:
         except torch.AcceleratorError as error:
             raise broken(error) from error
 
-    def begin(self, items: Sequence[Item]) -> Pending:
+    def begin(self, events: Sequence[Any], features: Sequence[Features] | None = None) -> Pending:
         """Encode a batch and start it on the device, which may still be busy with the one before. `end` handles a
-        failure.
+        failure. Without `features` no event has any.
 
         Raises:
             DeviceFailed: the device itself is broken; only a new process helps.
         """
-        pending = Pending(items)
+        pending = Pending(events, features or [NO_FEATURES] * len(events))
         self.stopwatch.start()
         started = time.perf_counter()
         try:
-            tensors = self._encode(items)
+            tensors = self._worker.encode(events, pending.features)
             pending.seconds = time.perf_counter() - started
             self.stopwatch.lap("encode")
             pending.launched = self._device.launch(self._worker.predict, tensors)
@@ -188,13 +189,13 @@ class Inference:
         outcomes = self._try(pending)
         if not isinstance(outcomes, Rejected):
             return outcomes
-        items, started = pending.items, time.perf_counter()
-        if len(items) > 1:
-            half = len(items) // 2
-            outcomes = self.run(items[:half]) + self.run(items[half:])
+        events, features, started = pending.events, pending.features, time.perf_counter()
+        if len(events) > 1:
+            half = len(events) // 2
+            outcomes = self.run(events[:half], features[:half]) + self.run(events[half:], features[half:])
         elif outcomes.reason is Reason.OUT_OF_MEMORY:
             # The batch before may have held the memory that was missing; now nothing else is on the device.
-            again = self._try(self.begin(items))
+            again = self._try(self.begin(events, features))
             outcomes = [again] if isinstance(again, Rejected) else again
         else:
             outcomes = [outcomes]
@@ -217,20 +218,13 @@ class Inference:
         self._on_error(error)
         return rejection(error)
 
-    def _encode(self, items: Sequence[Item]) -> Tensors:
-        events = [item.event for item in items]
-        features: list[Features] = [NO_FEATURES] * len(items)
-        if self._reads_features:
-            features = [item.features for item in items]
-        return self._worker.encode(events, features)
-
     def _answer(self, pending: Pending) -> list[Answered]:
         launched = pending.launched
         assert launched is not None
         outputs = launched.wait()
         self.stopwatch.lap("predict")
         started = time.perf_counter()
-        events = [item.event for item in pending.items]
+        events = pending.events
         finite = _finite_rows(outputs, len(events))
         if not all(finite):
             rows = torch.tensor(finite).nonzero().flatten()
@@ -239,7 +233,7 @@ class Inference:
         answers = self._worker.decode(events, outputs) if events else []
         if len(answers) != len(events):
             raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(events)} events")
-        predicted = [Predicted(answer, False) for answer in self._answers.encode_many(answers)]
+        predicted = self._answers.encode_many(answers)
         self.stopwatch.lap("answer")
         pending.seconds += launched.seconds() + time.perf_counter() - started
         if len(predicted) == len(finite):
@@ -355,7 +349,7 @@ class ThreadRunner:
         return None
 
     def _begin(self, batch: Batch) -> Begun:
-        return Begun(batch, self._inference.begin(batch.items))
+        return Begun(batch, self._inference.begin(batch.events(), batch.features()))
 
     def _end(self, begun: Begun) -> None:
         outcomes = self._inference.end(begun.pending)

@@ -20,7 +20,8 @@ import msgspec
 import structlog
 
 from streamer.errors import Reason
-from streamer.records import Item, Rejected
+from streamer.records import Rejected
+from streamer.slices import Row, Rows
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +33,14 @@ FOUND_MAX = 50_000
 
 
 class OnDevice(msgspec.Struct, array_like=True):
-    """The records of one batch; `alone`: a suspect, with nothing else on the device."""
+    """The records of one batch, as partitions and offsets; `alone`: a suspect, with nothing else on the device."""
 
-    partitions: list[int]
-    offsets: list[int]
+    records: list[tuple[int, list[int]]]
     alone: bool
+
+    def places(self) -> list[tuple[int, int]]:
+        """Partition and offset of each."""
+        return [(partition, offset) for partition, offsets in self.records for offset in offsets]
 
 
 class Deaths(msgspec.Struct, array_like=True):
@@ -145,10 +149,10 @@ class Attempts:
         self._keep()
         store.reading(False)
 
-    def begin(self, items: Sequence[Item], alone: bool) -> None:
+    def begin(self, batch: Sequence[Rows], alone: bool) -> None:
         """These records go to the device, behind those that are there already."""
-        partitions = [item.record.partition for item in items]
-        self._out.append(OnDevice(partitions, [item.record.offset for item in items], alone))
+        records = [(rows.columns.partition, list(rows.of(rows.columns.offsets))) for rows in batch]
+        self._out.append(OnDevice(records, alone))
         self._save()
 
     def end(self) -> None:
@@ -161,24 +165,24 @@ class Attempts:
         self._out = []
         self._save()
 
-    def suspects(self, items: Iterable[Item]) -> list[Item]:
+    def suspects(self, rows: Rows) -> list[Row]:
         """The records among these that must run alone."""
-        return [item for item, deaths in self._known(items) if deaths.alone or deaths.together >= DEATHS_TILL_ALONE]
+        return [row for row, deaths in self._known(rows) if deaths.alone or deaths.together >= DEATHS_TILL_ALONE]
 
-    def condemned(self, items: Iterable[Item]) -> list[tuple[Item, Rejected]]:
+    def condemned(self, rows: Rows) -> list[tuple[Row, Rejected]]:
         """The records among these that killed a process while alone, with their rejection."""
         said = f"the process died {DEATHS_ALONE_MAX} times with this record alone on the device"
         outcome = Rejected(Reason.CRASH, said, "Crash")
-        return [(item, outcome) for item, deaths in self._known(items) if deaths.alone >= DEATHS_ALONE_MAX]
+        return [(row, outcome) for row, deaths in self._known(rows) if deaths.alone >= DEATHS_ALONE_MAX]
 
-    def passed(self, items: Iterable[Item]) -> None:
+    def passed(self, durable: Iterable[Rows]) -> None:
         """These are answered for good: they and the records before them are no suspects any more."""
         if not self._found:
             return
-        ends = {item.record.partition: item.record.offset for item in items}
+        ends = {rows.columns.partition: rows.position for rows in durable}
         if ends.keys() & self._partitions:
             self._found = {
-                place: deaths for place, deaths in self._found.items() if deaths.offset > ends.get(deaths.partition, -1)
+                place: deaths for place, deaths in self._found.items() if deaths.offset >= ends.get(deaths.partition, 0)
             }
             self._keep()
 
@@ -193,11 +197,11 @@ class Attempts:
         """Note whether the owner thread works on records not yet on the device: a death then is not the device's."""
         self._store.reading(on)
 
-    def _known(self, items: Iterable[Item]) -> list[tuple[Item, Deaths]]:
-        if not (found := self._found):
+    def _known(self, rows: Rows) -> list[tuple[Row, Deaths]]:
+        if rows.columns.partition not in self._partitions:
             return []
-        places = ((item, (item.record.partition, item.record.offset)) for item in items)
-        return [(item, found[place]) for item, place in places if place in found]
+        places = ((row, (row.partition, row.offset)) for row in rows)
+        return [(row, self._found[place]) for row, place in places if place in self._found]
 
     def _keep(self) -> None:
         self._partitions = {partition for partition, _ in self._found}
@@ -217,13 +221,13 @@ def _remembered(content: bytes, was_reading: bool) -> dict[tuple[int, int], Deat
     found = {(deaths.partition, deaths.offset): deaths for deaths in marks.found}
     out = [] if was_reading else marks.out
     for batch in out:
-        for place in zip(batch.partitions, batch.offsets, strict=False):
+        for place in batch.places():
             deaths = found.pop(place, None) or Deaths(*place)  # to the end: the oldest are forgotten first
             found[place] = Deaths(*place, deaths.together + (not batch.alone), deaths.alone + batch.alone)
     if out:
         log.warning(
             "the last process died with records on the device",
-            records=sum(len(batch.offsets) for batch in out),
+            records=sum(len(batch.places()) for batch in out),
             run_alone_now=sum(d.alone > 0 or d.together >= DEATHS_TILL_ALONE for d in found.values()),
             dead_letters_now=[f"{d.partition}/{d.offset}" for d in found.values() if d.alone >= DEATHS_ALONE_MAX],
         )

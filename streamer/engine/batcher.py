@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from itertools import groupby, repeat
-from operator import attrgetter
 
-from streamer.records import Batch, BatchPolicy, Item
+from streamer.records import BatchPolicy
+from streamer.slices import Batch, Rows
 
 
 class Release(StrEnum):
@@ -61,6 +60,44 @@ class CostModel:
         return self.fixed_s + self.per_cost_s * cost
 
 
+class Bucket:
+    """Items of one length bound, in the order of arrival."""
+
+    __slots__ = ("_count", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Rows]] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def since(self) -> float:
+        """Since when the oldest item waits."""
+        return self._waiting[0][0]
+
+    @property
+    def due(self) -> float | None:
+        """When the answer of the oldest item is due."""
+        rows = self._waiting[0][1]
+        return rows.columns.due[rows.at[0]] if rows.columns.due else None
+
+    def add(self, now: float, rows: Rows) -> None:
+        """Let items wait from `now` on."""
+        self._waiting.append((now, rows))
+        self._count += len(rows)
+
+    def oldest(self, items_max: int) -> Rows:
+        """Take the oldest items, all of one slice, at most so many."""
+        since, rows = self._waiting.popleft()
+        if len(rows) > items_max:
+            rows, rest = rows.cut(items_max)
+            self._waiting.appendleft((since, rest))
+        self._count -= len(rows)
+        return rows
+
+
 class Batcher:
     """Items that wait for the runner, in length buckets, each in arrival order."""
 
@@ -71,7 +108,7 @@ class Batcher:
     def __init__(self, policy: BatchPolicy, costs: CostModel) -> None:
         self._policy = policy
         self._costs = costs
-        self._buckets: dict[int, deque[tuple[float, Item]]] = {}
+        self._buckets: dict[int, Bucket] = {}
         self._count = 0
         self._draining = False
         self._passed_over = 0
@@ -80,21 +117,33 @@ class Batcher:
         """Items that wait."""
         return self._count
 
-    def add(self, items: Iterable[Item], now: float) -> None:
-        """Let items wait from `now` on; `item.cost` says their length, `item.due` when their answer is due."""
-        by_bound: dict[int, list[Item]] = {}
-        for cost, run in groupby(items, attrgetter("cost")):
-            by_bound.setdefault(self._policy.bound(cost), []).extend(run)
-        for bound, joining in by_bound.items():
-            bucket = self._buckets.get(bound)
-            if bucket is None:
-                bucket = self._buckets[bound] = deque()
-            bucket.extend(zip(repeat(now), joining))
-            self._count += len(joining)
+    def add(self, waiting: Iterable[Rows], now: float) -> None:
+        """Let items wait from `now` on; the column `costs` says their lengths, `due` when their answers are due."""
+        for rows in waiting:
+            for bound, some in self._by_bound(rows):
+                bucket = self._buckets.get(bound)
+                if bucket is None:
+                    bucket = self._buckets[bound] = Bucket()
+                bucket.add(now, some)
+            self._count += len(rows)
+
+    def _by_bound(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
+        if not len(rows):
+            return
+        costs = rows.of(rows.columns.costs) if rows.columns.costs else [1]
+        bounds = {cost: self._policy.bound(cost) for cost in set(costs)}
+        if len(set(bounds.values())) == 1:
+            yield bounds[costs[0]], rows
+            return
+        places: dict[int, list[int]] = {}
+        for at, cost in zip(rows.at, costs, strict=True):
+            places.setdefault(bounds[cost], []).append(at)
+        for bound, some in places.items():
+            yield bound, Rows(rows.columns, some)
 
     def waited_s(self, now: float) -> float:
         """How long the oldest item has waited, in seconds; 0 when none waits."""
-        return now - min(bucket[0][0] for bucket in self._buckets.values()) if self._count else 0.0
+        return now - min(bucket.since for bucket in self._buckets.values()) if self._count else 0.0
 
     def drain(self) -> None:
         """From now on release every item that waits."""
@@ -122,8 +171,9 @@ class Batcher:
         change it."""
         if not self._count or out:
             return None  # behind a running batch a small one starts no sooner than a full one
-        waits = [head.due - self._seconds(bound) - now for bound, head in self._heads() if head.due is not None]
-        waits.append(min(bucket[0][0] for bucket in self._buckets.values()) + self._policy.linger_s - now)
+        dues = [(bucket.due, bound) for bound, bucket in self._buckets.items()]
+        waits = [due - self._seconds(bound) - now for due, bound in dues if due is not None]
+        waits.append(min(bucket.since for bucket in self._buckets.values()) + self._policy.linger_s - now)
         return min(waits)
 
     def take(self, now: float, reason: Release) -> Batch:
@@ -133,12 +183,9 @@ class Batcher:
         bounds = [bound] if self._fills(bound) else self._together(bound)
         longest = bounds[-1]
         room = max(1, min(self._budget(now, bound), self._policy.items_of(longest) * longest) // longest)
-        waited_s = now - min(self._buckets[each][0][0] for each in bounds)
-        if len(bounds) == 1 or sum(len(self._buckets[each]) for each in bounds) <= room:
-            items = [item for each in bounds for item in self._pop(each, room)]
-        else:
-            items = self._pop_oldest(bounds, room)
-        return Batch(items=items, reason=reason, cost=len(items) * longest, waited_s=waited_s)
+        waited_s = now - min(self._buckets[each].since for each in bounds)
+        rows, count = self._pop_oldest(bounds, room)
+        return Batch(rows, reason=reason, cost=count * longest, waited_s=waited_s)
 
     def _together(self, bound: int) -> list[int]:
         """The buckets that share a batch with this one, when all waiting items are cut by length into the batches that
@@ -165,23 +212,23 @@ class Batcher:
     def _seconds(self, bound: int) -> float:
         return self._costs.seconds(bound * min(len(self._buckets[bound]), self._policy.items_of(bound)))
 
-    def _heads(self) -> list[tuple[int, Item]]:
-        return [(bound, bucket[0][1]) for bound, bucket in self._buckets.items()]
-
     def _choose(self, reason: Release) -> int:
-        oldest = min(self._buckets, key=lambda bound: self._buckets[bound][0][0])
+        oldest = min(self._buckets, key=self._since)
         full = [bound for bound in self._buckets if self._fills(bound)]
         if reason is not Release.FULL or not full or oldest in full or self._passed_over >= self.PASSED_OVER_MAX:
             self._passed_over = 0
             return oldest
         self._passed_over += 1
-        return min(full, key=lambda bound: self._buckets[bound][0][0])
+        return min(full, key=self._since)
+
+    def _since(self, bound: int) -> float:
+        return self._buckets[bound].since
 
     def _budget(self, now: float, bound: int) -> int:
         """The padded cost that this batch may have, by the limits, and by the goal of an event that can still reach
         it."""
         budget = self._policy.items_of(bound) * bound
-        due = self._buckets[bound][0][1].due
+        due = self._buckets[bound].due
         per_cost, fixed_s = self._costs.per_cost_s, self._costs.fixed_s
         if due is None or per_cost == 0:
             return budget
@@ -189,17 +236,15 @@ class Batcher:
         # A batch that is mostly its fixed cost makes more events late than it saves.
         return budget if fits < max(bound, fixed_s / per_cost) else min(budget, fits)
 
-    def _pop(self, bound: int, items_max: int) -> list[Item]:
-        bucket = self._buckets[bound]
-        taken = [bucket.popleft()[1] for _ in range(min(items_max, len(bucket)))]
-        if not bucket:
-            del self._buckets[bound]
-        self._count -= len(taken)
-        return taken
-
-    def _pop_oldest(self, bounds: Sequence[int], items_max: int) -> list[Item]:
-        """The oldest items of several buckets."""
-        taken: list[Item] = []
-        while len(taken) < items_max and (left := [bound for bound in bounds if bound in self._buckets]):
-            taken += self._pop(min(left, key=lambda bound: self._buckets[bound][0][0]), 1)
-        return taken
+    def _pop_oldest(self, bounds: Sequence[int], items_max: int) -> tuple[list[Rows], int]:
+        """The oldest items of these buckets, and how many they are."""
+        taken, count = [], 0
+        while count < items_max and (left := [bound for bound in bounds if bound in self._buckets]):
+            bound = min(left, key=self._since)
+            rows = self._buckets[bound].oldest(items_max - count)
+            if not self._buckets[bound]:
+                del self._buckets[bound]
+            taken.append(rows)
+            count += len(rows)
+        self._count -= count
+        return taken, count

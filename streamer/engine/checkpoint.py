@@ -10,7 +10,8 @@ import structlog
 from streamer.clock import Clock, Deadline
 from streamer.errors import Refused, Unclear, Unreachable, Wait
 from streamer.ports import Codec, Committer, OnCommitted, Sink, Source
-from streamer.records import Item, Positions, Released
+from streamer.records import Positions
+from streamer.slices import Rows
 from streamer.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,8 @@ class CheckpointParts(msgspec.Struct, frozen=True):
 class Begun(msgspec.Struct):
     """The contents of one commit, from its begin until it is known to have happened."""
 
-    items: list[Item]
+    rows: list[Rows]
+    count: int
     positions: Positions
     size: int
     at: float
@@ -66,59 +68,60 @@ class Checkpoint:
         self._parts = parts
         self._policy = policy
         self._on_committed = on_committed
-        self._gathered = Begun([], {}, 0, 0.0)
+        self._gathered = Begun([], 0, {}, 0, 0.0)
         self._begun: Begun | None = None
         self._out = False
         self._unclear = False
         self._not_before = 0.0
         self._open_at = 0.0
         self._lead_s = 0.0  # how long before its commit a transaction opens: readers wait if we die in it
-        self._ahead = 0  # of the gathered items, how many the broker has
+        self._ahead = 0  # of the gathered records, how many the broker has
         self._ended = 0.0
         self._failures = 0
         self._refusals = 0
 
     def __len__(self) -> int:
         """Records that are answered and not durable."""
-        return len(self._gathered.items) + (len(self._begun.items) if self._begun else 0)
+        return self._gathered.count + (self._begun.count if self._begun else 0)
 
     @property
     def bytes(self) -> int:
-        """Bytes of their keys and values."""
+        """Bytes of their keys and values; those of a slice count from its last record on."""
         return self._gathered.size + (self._begun.size if self._begun else 0)
 
     @property
     def clear(self) -> bool:
-        """Whether released items may be added."""
+        """Whether released records may be added."""
         return not self._unclear
 
-    def add(self, released: Sequence[Released]) -> None:
+    def add(self, released: Sequence[Rows]) -> None:
         """Add what the ledger released, in order."""
         gathered = self._gathered
-        if messages := [message for run in released for message in self._parts.codec.encode_many(run.items)]:
+        if messages := [run for rows in released for run in self._parts.codec.encode(rows)]:
             self._parts.sink.write(messages)
-        for run in released:
-            gathered.items += run.items
-            gathered.positions[run.partition] = run.position
-            gathered.size += run.size
+        for rows in released:
+            gathered.rows.append(rows)
+            gathered.count += len(rows)
+            gathered.positions[rows.columns.partition] = rows.position
+            gathered.size += rows.size
 
     def due_in(self, now: float, backlog_items: int) -> float | None:
         """Seconds until something is due: to begin a commit, or to look after the one in progress. 0 or less: now.
         None: there is nothing to commit.
 
-        `backlog_items`: how many items make it worth to gather for the whole interval.
+        `backlog_items`: how many records make it worth to gather for the whole interval.
         """
         if self._out:
             return LOOK_S
         if not self._gathered.positions and not self._begun and self.clear:
             return None
         at = self._due_at(backlog_items)
-        if self._ahead < len(self._gathered.items) and self.clear:
+        if self._ahead < self._gathered.count and self.clear:
             at = max(self._open_at, at - self._lead_s)
         return at - now
 
     def _due_at(self, backlog_items: int) -> float:
-        backlog = len(self._gathered.items) >= backlog_items
+        backlog = self._gathered.count >= backlog_items
         return max(self._not_before, self._ended + self._policy.interval_s) if backlog else self._not_before
 
     def advance(self, backlog_items: int, timeout_s: float) -> Positions:
@@ -135,7 +138,7 @@ class Checkpoint:
             return self.begin(deadline)
         try:
             self._parts.sink.hand_over(deadline)
-            self._ahead = len(self._gathered.items)
+            self._ahead = self._gathered.count
         except Wait as error:
             self._take()  # what the sink has begun is what this is about
             self._failed(error)
@@ -211,9 +214,10 @@ class Checkpoint:
 
     def _take(self) -> Begun:
         """The contents of the next commit: what the last one left undone, then everything that gathered."""
-        gathered, self._gathered, self._ahead = self._gathered, Begun([], {}, 0, 0.0), 0
+        gathered, self._gathered, self._ahead = self._gathered, Begun([], 0, {}, 0, 0.0), 0
         if self._begun:
-            gathered.items = self._begun.items + gathered.items
+            gathered.rows = self._begun.rows + gathered.rows
+            gathered.count += self._begun.count
             gathered.positions = self._begun.positions | gathered.positions
             gathered.size += self._begun.size
         gathered.at = self._parts.clock.now()
@@ -249,7 +253,7 @@ class Checkpoint:
         self._lead_s = rest_s / 2
         self._open_at, self._not_before = now + self._lead_s, now + rest_s
         self._parts.metrics.transaction("committed")
-        self._on_committed(begun.items, now - begun.at)
+        self._on_committed(begun.rows, now - begun.at)
 
     def _rest(self, took_s: float) -> float:
         policy = self._policy
@@ -274,10 +278,11 @@ class Checkpoint:
 
 
 def _without(begun: Begun, gone: set[int]) -> Begun:
-    items = [item for item in begun.items if item.record.partition not in gone]
+    rows = [rows for rows in begun.rows if rows.columns.partition not in gone]
     return Begun(
-        items,
+        rows,
+        sum(map(len, rows)),
         {p: offset for p, offset in begun.positions.items() if p not in gone},
-        sum(item.record.size for item in items),
+        sum(some.size for some in rows),
         begun.at,
     )

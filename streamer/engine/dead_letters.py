@@ -7,31 +7,29 @@ from collections.abc import Sequence
 import structlog
 
 from streamer.errors import BadData
-from streamer.records import Item, Rejected, Released
+from streamer.records import Rejected
+from streamer.slices import Row, Rows
 from streamer.wire import headers
 
 log = structlog.get_logger(__name__)
 
 
-def log_reasons(items: Sequence[Item]) -> None:
+def log_reasons(rejected: Sequence[tuple[Row, Rejected]]) -> None:
     """One line a reason, about the first record that has it: a broken producer must not flood the log."""
-    first: dict[str, Item] = {}
+    first: dict[str, tuple[Row, Rejected]] = {}
     counts: dict[str, int] = {}
-    for item in items:
-        if isinstance(item.outcome, Rejected):
-            reason = item.outcome.reason
-            first.setdefault(reason, item)
-            counts[reason] = counts.get(reason, 0) + 1
-    for known, item in first.items():
-        assert isinstance(item.outcome, Rejected)
-        trace = headers.last(item.record.headers, headers.TRACEPARENT) or b""
+    for row, outcome in rejected:
+        first.setdefault(outcome.reason, (row, outcome))
+        counts[outcome.reason] = counts.get(outcome.reason, 0) + 1
+    for known, (row, outcome) in first.items():
+        trace = headers.last(row.columns.record(row.at).headers, headers.TRACEPARENT) or b""
         log.warning(
             "dead letters",
             reason=known,
             count=counts[known],
-            partition=item.record.partition,
-            offset=item.record.offset,
-            error=item.outcome.message,
+            partition=row.partition,
+            offset=row.offset,
+            error=outcome.message,
             trace_id=trace.decode() if headers.TRACE.fullmatch(trace) else None,
         )
 
@@ -47,46 +45,45 @@ class DeadLetterLimits:
         self._run_max = run_max
         self._seen: dict[int, tuple[float, float, int]] = {}  # partition -> records, dead among them, dead in a row
 
-    def observe(self, run: Released) -> None:
+    def observe(self, rows: Rows) -> None:
         """Count what a partition released, and log its dead letters.
 
         Raises:
-            BadData: a limit is passed; none of these items has been published.
+            BadData: a limit is passed; none of these records has been published.
         """
-        if not (rejected := run.rejected):
-            seen, dead, _ = self._seen.get(run.partition, (0.0, 0.0, 0))
-            seen += len(run.items)
-            while seen > self.WINDOW:
-                seen, dead = seen / 2, dead / 2
-            self._seen[run.partition] = (seen, dead, 0)
-            return
-        self._observe_each(run)
+        rejected = [
+            (Row(rows.columns, at), outcome) for at, outcome in rows.rare().items() if isinstance(outcome, Rejected)
+        ]
+        partition, start = rows.columns.partition, rows.at[0]
+        for row, outcome in rejected:
+            self._count(partition, row.at - start)
+            seen, dead, in_row = self._seen[partition]
+            self._seen[partition] = (seen + 1, dead + 1, in_row + 1)
+            self._check(row, outcome)
+            start = row.at + 1
+        self._count(partition, rows.at[-1] + 1 - start)
         log_reasons(rejected)
 
-    def _observe_each(self, run: Released) -> None:
-        seen, dead, in_row = self._seen.get(run.partition, (0.0, 0.0, 0))
-        for item in run.items:
-            if seen >= self.WINDOW:
-                seen, dead = seen / 2, dead / 2
-            seen += 1
-            if isinstance(item.outcome, Rejected):
-                dead, in_row = dead + 1, in_row + 1
-                self._check(item, item.outcome, seen, dead, in_row)
-            else:
-                in_row = 0
-        self._seen[run.partition] = (seen, dead, in_row)
+    def _count(self, partition: int, good: int) -> None:
+        """Count records that are no dead letters."""
+        seen, dead, in_row = self._seen.get(partition, (0.0, 0.0, 0))
+        seen += good
+        while seen >= self.WINDOW:
+            seen, dead = seen / 2, dead / 2
+        self._seen[partition] = (seen, dead, 0 if good else in_row)
 
     def forget(self, partitions: Sequence[int]) -> None:
         """Start again with partitions that may come back."""
         for partition in partitions:
             self._seen.pop(partition, None)
 
-    def _check(self, item: Item, outcome: Rejected, seen: float, dead: float, run: int) -> None:
+    def _check(self, row: Row, outcome: Rejected) -> None:
+        seen, dead, in_row = self._seen[row.partition]
         many = seen >= self.SEEN_MIN and dead > self._ratio_max * seen
-        if many or run > self._run_max:
+        if many or in_row > self._run_max:
             raise BadData(
-                f"too many dead letters in {item.record.topic}/{item.record.partition} before offset "
-                f"{item.record.offset}: {run} in a row, {dead / seen:.0%} lately, the last because of "
+                f"too many dead letters in {row.columns.topic}/{row.partition} before offset "
+                f"{row.offset}: {in_row} in a row, {dead / seen:.0%} lately, the last because of "
                 f"{outcome.reason} ({outcome.message}). Mend the producer or the model; or raise "
                 "dead_letters.ratio_max and dead_letters.run_max to let them pass."
             )

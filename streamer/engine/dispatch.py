@@ -11,7 +11,7 @@ from streamer.clock import Clock
 from streamer.engine.attempts import Attempts
 from streamer.engine.batcher import Batcher, Release
 from streamer.ports import Runner
-from streamer.records import Batch, BatchResult, Item
+from streamer.slices import Batch, BatchResult, Row, Rows
 
 
 class Dispatch:
@@ -22,20 +22,21 @@ class Dispatch:
         self._runner = runner
         self._attempts = attempts
         self._clock = clock
-        self._alone: deque[tuple[float, Item]] = deque()
+        self._alone: deque[tuple[float, Row]] = deque()
         self._lone = False  # is one of them on the device?
 
     def __len__(self) -> int:
-        """Items that wait for the device."""
+        """Records that wait for the device."""
         return len(self._batcher) + len(self._alone)
 
-    def add(self, items: Sequence[Item], now: float) -> None:
-        """Let items wait from `now` on."""
-        if suspects := self._attempts.suspects(items):
-            self._alone.extend((now, item) for item in suspects)
-            held = set(map(id, suspects))
-            items = [item for item in items if id(item) not in held]
-        self._batcher.add(items, now)
+    def add(self, waiting: Sequence[Rows], now: float) -> None:
+        """Let records wait from `now` on."""
+        for rows in waiting:
+            if suspects := self._attempts.suspects(rows):
+                self._alone.extend((now, row) for row in suspects)
+                held = {row.at for row in suspects}
+                rows = Rows(rows.columns, [at for at in rows.at if at not in held])
+            self._batcher.add([rows], now)
 
     def submit(self) -> None:
         """Give the runner the batches that are ready. While suspects wait, nothing else goes and each suspect goes
@@ -46,18 +47,18 @@ class Dispatch:
             if self._alone:
                 if out:
                     return
-                since, item = self._alone.popleft()
-                batch = Batch([item], Release.ALONE, item.cost, now - since)
+                since, row = self._alone.popleft()
+                cost = row.columns.costs[row.at] if row.columns.costs else 1
+                batch = Batch([Rows(row.columns, [row.at])], Release.ALONE, cost, now - since)
             else:
                 reason = self._batcher.ready(now, out)
                 if reason is None:
                     return
                 batch = self._batcher.take(now, reason)
-            wanted = [item for item in batch.items if not item.lane.gone or item.followers]
-            if wanted:
+            if wanted := [some for rows in batch.rows if len(some := _wanted(rows))]:
                 self._lone = batch.reason == Release.ALONE
                 self._attempts.begin(wanted, alone=self._lone)
-                runner.submit(msgspec.structs.replace(batch, items=wanted))
+                runner.submit(msgspec.structs.replace(batch, rows=wanted))
 
     def finished(self, timeout_s: float) -> list[BatchResult]:
         """Batches that are done; waits up to `timeout_s` for the first. Raises the error that ended the runner."""
@@ -66,3 +67,9 @@ class Dispatch:
             self._attempts.end()
             self._lone = False
         return results
+
+
+def _wanted(rows: Rows) -> Rows:
+    """The records of which the answer is wanted: of a partition that was given up, those that others follow."""
+    columns = rows.columns
+    return Rows(columns, [at for at in rows.at if at in columns.followers]) if columns.gone else rows

@@ -1,17 +1,14 @@
 """The in-order ledger: records are opened as they are read, settled in any order, released in arrival order.
 
 From this one rule follow order per key, committed offsets that equal exactly what was published, and commits that
-never wait for the GPU. Pure: no clock, no I/O.
+never wait for the GPU. Pure: no clock, no I/O. Records are settled on their slices; the ledger knows the slices' order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import attrgetter
 
-from streamer.errors import Internal
-from streamer.records import Item, Lane, Outcome, Record, Released
+from streamer.slices import Lane, Rows, Slice
 
 
 class Ledger:
@@ -23,62 +20,37 @@ class Ledger:
         self._bytes = 0
 
     def __len__(self) -> int:
-        """Records that are open."""
+        """Records that are not released."""
         return self._count
 
     @property
     def bytes(self) -> int:
-        """Bytes of open keys and values; those of records that were opened together count until the last is
-        released."""
+        """Bytes of their keys and values; those of a slice count until its last record is released."""
         return self._bytes
 
-    def open(self, records: Iterable[Record]) -> list[Item]:
-        """Open records in the order they were read.
+    def open(self, slices: Iterable[Slice]) -> list[Rows]:
+        """Open all records of slices in the order in which they were read.
 
         Raises:
             Internal: an offset does not grow within its partition.
         """
-        opened: list[Item] = []
-        for partition, run in groupby(records, attrgetter("partition")):
-            lane = self._lanes.get(partition)
+        opened = []
+        for columns in slices:
+            lane = self._lanes.get(columns.partition)
             if lane is None:
-                lane = self._lanes[partition] = Lane(partition)
-            opened += lane.open(list(run))
-            self._bytes += lane.sizes[-1][1]
-        self._count += len(opened)
+                lane = self._lanes[columns.partition] = Lane(columns.partition)
+            lane.open(columns)
+            self._count += len(columns)
+            self._bytes += columns.size
+            opened.append(columns.rows())
         return opened
 
-    def settle(self, item: Item, outcome: Outcome) -> None:
-        """Give an item its one outcome.
-
-        Raises:
-            Internal: it has one already.
-        """
-        if item.outcome is not None:
-            raise Internal(f"offset {item.record.offset} of partition {item.record.partition} was settled twice")
-        item.outcome = outcome
-
-    def settle_all(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
-        """Give each item its one outcome.
-
-        Raises:
-            Internal: one of them has one already.
-        """
-        for item, outcome in zip(items, outcomes, strict=True):
-            if item.outcome is not None:
-                self.settle(item, outcome)  # says which
-            item.outcome = outcome
-
-    def release(self) -> list[Released]:
+    def release(self) -> list[Rows]:
         """Take out the settled records that have no open record before them, in arrival order per partition."""
-        found = []
-        for lane in self._lanes.values():
-            if items := lane.release():
-                size = lane.released_bytes(items[-1].record.offset + 1)
-                self._count -= len(items)
-                self._bytes -= size
-                found.append(Released(lane.partition, items, size))
-        return found
+        released = [rows for lane in self._lanes.values() for rows in lane.release()]
+        self._count -= sum(map(len, released))
+        self._bytes -= sum(rows.size for rows in released)
+        return released
 
     def partitions(self) -> list[int]:
         """The partitions that records were opened of."""
@@ -91,6 +63,6 @@ class Ledger:
             if lane is None:
                 continue
             lane.gone = True
-            self._count -= len(lane.items)
-            self._bytes -= sum(size for _, size in lane.sizes)
-            lane.items.clear()
+            self._count -= sum(map(len, lane.slices)) - lane.released
+            self._bytes -= sum(columns.size for columns in lane.slices)
+            lane.slices.clear()

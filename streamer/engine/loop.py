@@ -26,7 +26,8 @@ from streamer.engine.ledger import Ledger
 from streamer.errors import DeviceFailed, Exit
 from streamer.ports import Cache, Codec, Committer, FeatureStore, Runner, Sink, Source
 from streamer.process.garbage import Garbage, LeaveGarbage
-from streamer.records import BatchResult, Item, Positions
+from streamer.records import Positions
+from streamer.slices import BatchResult, Rows, Slice
 from streamer.telemetry.health import Health
 from streamer.telemetry.metrics import Metrics
 from streamer.telemetry.stopwatch import Stopwatch
@@ -104,8 +105,7 @@ class Engine:
             self._on_committed,
         )
         self._intake = Intake(
-            IntakeParts(parts.worker, parts.codec, parts.features, parts.cache, parts.content_key, parts.metrics),
-            self._ledger,
+            IntakeParts(parts.worker, parts.codec, parts.features, parts.cache, parts.content_key, parts.metrics)
         )
         self._dispatch = Dispatch(parts.batcher, parts.runner, parts.attempts, parts.clock)
         self._dead_letters = DeadLetterLimits(limits.dead_ratio_max, limits.dead_run_max)
@@ -154,24 +154,23 @@ class Engine:
         """One turn, from records that came in to the commit that is due."""
         lap = self._stopwatch.lap
         self._stopwatch.start()
-        records = self._poll()
+        slices = self._poll()
         lap("poll")
-        items = self._ledger.open(records)
-        items = self._condemn(items)
+        waiting = [self._condemn(rows) for rows in self._ledger.open(slices)]
         lap("open")
         self._parts.attempts.reading(True)  # what dies here is not on the device
-        items = self._intake.decode(items)
+        waiting = [self._intake.decode(rows) for rows in waiting]
         lap("decode")
-        items = self._intake.read_features(items)
+        waiting = self._intake.read_features(waiting)
         lap("features")
-        items = self._intake.look_up(items)
+        waiting = self._intake.look_up(waiting)
         self._parts.attempts.reading(False)
         self._parts.health.beat()
         lap("look up")
-        self._enqueue(items)
+        self._enqueue(waiting)
         self._dispatch.submit()
         lap("batch")
-        results = self._dispatch.finished(self._patience(busy=bool(items)))
+        results = self._dispatch.finished(self._patience(busy=any(map(len, waiting))))
         lap("wait for the device")
         for result in results:
             self._settle(result)
@@ -215,7 +214,7 @@ class Engine:
 
     # -- the stages of a step
 
-    def _poll(self) -> list[Any]:
+    def _poll(self) -> list[Slice]:
         parts = self._parts
         now = parts.clock.now()
         room = self._room()
@@ -229,42 +228,42 @@ class Engine:
             parts.clock.sleep(self._soonest(BEAT_S, self._commit_wait(now)))
         return []
 
-    def _counted(self, records: list[Any]) -> list[Any]:
-        if records:
-            self._parts.metrics.consumed(len(records))
-            self._read_at_ms = max(records[-1].timestamp_ms, 0) or self._parts.clock.time_ms()  # -1: it has none
-        return records
+    def _counted(self, slices: list[Slice]) -> list[Slice]:
+        if slices:
+            self._parts.metrics.consumed(sum(map(len, slices)))
+            self._read_at_ms = max(slices[-1].times_ms[-1], 0) or self._parts.clock.time_ms()  # -1: it has none
+        return slices
 
-    def _condemn(self, items: list[Item]) -> list[Item]:
+    def _condemn(self, rows: Rows) -> Rows:
         """Settle records that killed a process before; return the rest."""
-        condemned = self._parts.attempts.condemned(items)
-        for item, outcome in condemned:
-            self._ledger.settle(item, outcome)
-        return [item for item in items if item.outcome is None] if condemned else items
+        for row, outcome in self._parts.attempts.condemned(rows):
+            row.settle(outcome)
+        return rows.open()
 
-    def _enqueue(self, items: Sequence[Item]) -> None:
+    def _enqueue(self, waiting: Sequence[Rows]) -> None:
         parts = self._parts
         now = parts.clock.now()
         if parts.goal_s is not None:
             age_origin = now + parts.goal_s - parts.clock.time_ms() / 1000
-            for item in items:
-                due = age_origin + item.record.timestamp_ms / 1000
-                item.due = due if due > now else None  # a backlog has missed its goal: it fills whole batches
-        self._dispatch.add(items, now)
+            for rows in waiting:
+                due = [age_origin + time_ms / 1000 for time_ms in rows.columns.times_ms]
+                # A backlog has missed its goal: it fills whole batches.
+                rows.columns.due = [at if at > now else None for at in due]
+        self._dispatch.add(waiting, now)
 
     def _settle(self, result: BatchResult) -> None:
-        items = result.batch.items
-        self._parts.costs.observe(len(items), result.batch.cost, result.seconds)
+        self._parts.costs.observe(len(result.batch), result.batch.cost, result.seconds)
         self._parts.metrics.batch(result, result.batch.waited_s)
-        self._ledger.settle_all(items, result.outcomes)
-        self._enqueue(self._intake.share(items, result.outcomes))
+        for rows, outcomes in result.parts():
+            rows.settle(outcomes)
+        self._enqueue(self._intake.share(result))
 
     def _release(self) -> None:
         if not self._checkpoint.clear:
             return
         released = self._ledger.release()
-        for run in released:
-            self._dead_letters.observe(run)
+        for rows in released:
+            self._dead_letters.observe(rows)
         self._checkpoint.add(released)
 
     def _commit_if_due(self, timeout_s: float) -> None:
@@ -354,11 +353,11 @@ class Engine:
         self._dead_letters.forget(partitions)
         self._intake.forget()
 
-    def _on_committed(self, items: Sequence[Item], seconds: float) -> None:
+    def _on_committed(self, durable: Sequence[Rows], seconds: float) -> None:
         parts = self._parts
-        self._intake.remember(items)
-        parts.attempts.passed(items)
-        parts.metrics.committed(items, parts.clock.time_ms(), seconds)
+        self._intake.remember(durable)
+        parts.attempts.passed(durable)
+        parts.metrics.committed(durable, parts.clock.time_ms(), seconds)
 
     def _observe(self) -> None:
         parts = self._parts

@@ -6,7 +6,8 @@ import msgspec
 
 from schemas import Event
 from streamer.features.entities import AsOf
-from streamer.records import Item, Message
+from streamer.records import Messages
+from streamer.slices import Row
 from streamer.worker import Features
 
 SHARES = 1 << 16
@@ -22,15 +23,15 @@ class FeatureLog:
         self._topic = topic
         self._below = round(share * SHARES)
 
-    def of(self, item: Item) -> list[Message]:
-        """What is published beside the prediction of an item: a `schemas.UsedFeatures`, or nothing."""
-        record = item.record
-        if (record.offset * SPREAD + record.partition) % SHARES >= self._below:
-            return []
-        value = used(
-            self._worker, (record.topic, record.partition, record.offset), item.event, item.features, item.as_of
-        )
-        return [Message(self._topic, record.partition, record.key, value, [])]
+    def of(self, row: Row) -> Messages | None:
+        """What is published beside the prediction of a record: a `schemas.UsedFeatures`; None for most records, and for
+        those of which no features were read."""
+        columns, at = row
+        as_of: AsOf | None = columns.as_of[at] if columns.as_of else None
+        if as_of is None or not columns.features or (row.offset * SPREAD + row.partition) % SHARES >= self._below:
+            return None
+        value = used(self._worker, (columns.topic, row.partition, row.offset), row.event, columns.features[at], as_of)
+        return Messages(self._topic, row.partition, [columns.keys[at]], [value])
 
 
 def used(worker: str, source: tuple[str, int, int], event: Event, features: Features, as_of: AsOf) -> bytes:

@@ -11,7 +11,7 @@ import redis
 from streamer.cache.redis_client import Circuit
 from streamer.clock import Clock
 from streamer.features.entities import Entities, Kept, decode
-from streamer.records import Item
+from streamer.slices import Row
 from streamer.worker import Features
 
 FIELDS_MAX = 1_000
@@ -25,7 +25,7 @@ BadValues = Callable[[int], None]
 class NoFeatures:
     """The store of a deployment without one."""
 
-    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+    def read_many(self, rows: Sequence[Row], entities: Sequence[str]) -> list[tuple[Row, Exception]]:
         return []
 
 
@@ -37,24 +37,24 @@ class RedisFeatures:
         self._circuit = Circuit(client, clock, "reading features")
         self._bad_values = bad_values
 
-    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
-        hashes = self._circuit.call(lambda client: self._read(client, items))
+    def read_many(self, rows: Sequence[Row], entities: Sequence[str]) -> list[tuple[Row, Exception]]:
+        hashes = self._circuit.call(lambda client: self._read(client, entities))
         if hashes is None:
             return []
         found = [_numbers(fields) for fields in hashes]
         if bad := found.count(None):
             self._bad_values(bad)
-        for item, features in zip(items, found, strict=True):
-            item.features = features or {}
+        for row, features in zip(rows, found, strict=True):
+            row.give(features or {})
         return []
 
-    def _read(self, client: redis.Redis, items: Sequence[Item]) -> list[Any]:
+    def _read(self, client: redis.Redis, entities: Sequence[str]) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
-        for item in items:
+        for entity in entities:
             # An event may name any entity: a name that is not valid Unicode must not fail the others.
-            pipeline.hgetall(f"{self._prefix}{item.entity}".encode(errors="surrogatepass"))
+            pipeline.hgetall(f"{self._prefix}{entity}".encode(errors="surrogatepass"))
         hashes: list[Any] = pipeline.execute(raise_on_error=False)
-        if len(hashes) != len(items):
+        if len(hashes) != len(entities):
             raise redis.InvalidResponse
         for fields in hashes:
             # A wrong type concerns one key; any other error (no right, still loading) concerns every key.
@@ -78,28 +78,29 @@ class WindowFeatures:
         self._circuit = Circuit(client, clock, "reading windows")
         self._bad_values = bad_values
 
-    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
+    def read_many(self, rows: Sequence[Row], entities: Sequence[str]) -> list[tuple[Row, Exception]]:
+        version = self._entities.version
         keys = [
-            entity_key(self._worker, self._entities.version, item.record.partition, item.entity or "") for item in items
+            entity_key(self._worker, version, row.partition, entity) for row, entity in zip(rows, entities, strict=True)
         ]
         values = self._circuit.call(lambda client: _values(client, keys))
-        bad, failed = 0, list[tuple[Item, Exception]]()
-        for item, value in zip(items, values or [None] * len(items), strict=True):
+        bad, failed = 0, list[tuple[Row, Exception]]()
+        for row, value in zip(rows, values or [None] * len(rows), strict=True):
             kept = _kept(value)
             try:
-                if kept is None or not self._fill(item, kept):
+                if kept is None or not self._fill(row, kept):
                     bad += 1
-                    item.features, item.as_of = self._entities.known(Kept(), item.event, item.record.offset)
+                    row.give(*self._entities.known(Kept(), row.event, row.offset))
             except Exception as error:  # a window fails on the event
-                failed.append((item, error))
+                failed.append((row, error))
         if bad:
             self._bad_values(bad)
         return failed
 
-    def _fill(self, item: Item, kept: Kept) -> bool:
+    def _fill(self, row: Row, kept: Kept) -> bool:
         """Fill in the features; False where what is kept is not ours. It may fit our types, and yet not be joinable."""
         try:
-            item.features, item.as_of = self._entities.known(kept, item.event, item.record.offset)
+            row.give(*self._entities.known(kept, row.event, row.offset))
         except Exception:
             return False
         return True

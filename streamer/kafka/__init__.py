@@ -2,6 +2,7 @@
 which read and write beside the engine.
 
 source         the consumer: group, rebalance, pausing, offsets
+columns        messages of the client become columns
 ranged         a source that ends: the records of a range
 membership     whether this replica is a member of its group
 consuming      settings of the consumer, and which of its errors are final

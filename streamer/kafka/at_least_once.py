@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from streamer.clock import Clock, Deadline
 from streamer.errors import Refused, Temporary, Wait
 from streamer.kafka.line import hear
-from streamer.kafka.producing import COMMON, MakeProducer, Partitions, cure_of, made, produce, without
+from streamer.kafka.producing import COMMON, MakeProducer, Partitions, Report, cure_of, made, produce, without
 from streamer.ports import Commit, Source
-from streamer.records import Message, Positions
+from streamer.records import Messages, Positions
 
 log = structlog.get_logger(__name__)
 
@@ -50,16 +50,16 @@ class AtLeastOnceSink:
         self._source = source
         self._clock = clock
         self._partitions = Partitions()
-        self._unsent: list[Message] = []
-        self._refused: deque[tuple[Message, KafkaError]] = deque()  # never replaced: callbacks add from other threads
-        self._callbacks: dict[int, Callable[[KafkaError | None, Any], None]] = {}
+        self._unsent: list[Messages] = []
+        self._refused: deque[tuple[Messages, KafkaError]] = deque()  # never replaced: callbacks add from other threads
+        self._callbacks: dict[int, Report] = {}
         self._flushing = False
         self._positions: Positions = {}
         self._given = 0  # messages that the client has taken
         self._done = 0  # of these, how many it had done with when it was last asked
         self._still_since: float | None = None  # while it waits for more, and nothing moves
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Messages]) -> None:
         self._unsent += messages
         if self._flushing:
             return  # a flush waits for all that the client has: what is given to it meanwhile would prolong it
@@ -118,7 +118,7 @@ class AtLeastOnceSink:
         gone = set(partitions)
         self._refused += [(message, error) for message, error in self._take_refused() if message.partition not in gone]
 
-    def _take_refused(self) -> list[tuple[Message, KafkaError]]:
+    def _take_refused(self) -> list[tuple[Messages, KafkaError]]:
         """Take the refused messages one by one: a flush that was left behind may add some meanwhile, and none may get
         lost."""
         return [self._refused.popleft() for _ in range(len(self._refused))]
@@ -142,24 +142,25 @@ class AtLeastOnceSink:
                 raise Refused(f"cannot send: {said.str()}; {cure}") from error
             raise Wait(f"cannot send: {said.str()}") from error
         finally:
-            self._given += len(self._unsent) - len(unsent)
+            self._given += sum(map(len, self._unsent)) - sum(map(len, unsent))
             self._unsent = list(unsent)
             hear(self._producer)
 
-    def _told(self, message: Message) -> Callable[[KafkaError | None, Any], None]:
+    def _told(self, run: Messages, at: int) -> Report:
         """One callback for all messages of a source partition: a callback each would be half of their cost. A delivery
         report does not hold headers, so a message that has headers is kept."""
-        if message.headers:
-            return partial(self._refuse, message)
-        known = self._callbacks.get(message.partition)
+        if run.headers:
+            one = Messages(run.topic, run.partition, [run.keys[at]], [run.values[at]], [run.headers[at]])
+            return partial(self._refuse, one)
+        known = self._callbacks.get(run.partition)
         if known is None:
-            known = self._callbacks[message.partition] = partial(self._delivered, message.partition)
+            known = self._callbacks[run.partition] = partial(self._delivered, run.partition)
         return known
 
-    def _refuse(self, message: Message, error: KafkaError | None, _: Any) -> None:
+    def _refuse(self, message: Messages, error: KafkaError | None, _: Any) -> None:
         if error is not None:
             self._refused.append((message, error))
 
     def _delivered(self, partition: int, error: KafkaError | None, sent: Any) -> None:
         if error is not None:
-            self._refuse(Message(sent.topic(), partition, sent.key(), sent.value(), []), error, sent)
+            self._refuse(Messages(sent.topic(), partition, [sent.key()], [sent.value()]), error, sent)

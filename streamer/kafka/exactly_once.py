@@ -19,7 +19,7 @@ from streamer.kafka.producing import COMMON, CURES, UNSENT, MakeProducer, Partit
 from streamer.kafka.rights import Forbidden, answers, forbidden, is_token, needs, refused
 from streamer.kafka.rivals import Rivals
 from streamer.ports import Commit, Source
-from streamer.records import Message, Positions
+from streamer.records import Messages, Positions
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +77,9 @@ class TransactionalSink:
         self._accepted = False  # has the broker ever let us in?
         self._identity: str | None = None  # why the broker, or we, do not accept the other
         self._partitions = Partitions()
-        self._messages: list[Message] = []
-        self._begun: list[Message] = []
-        self._sent = 0  # how many of `_begun` are in the open transaction
+        self._messages: list[Messages] = []
+        self._begun: list[Messages] = []
+        self._sent = 0  # how many runs of `_begun` are in the open transaction
         self._open_since: float | None = None
         self._producer: Any = None
         self._out: list[Any] = []  # producers within a commit, also those whose commit never returns
@@ -88,7 +88,7 @@ class TransactionalSink:
         self._rivals = Rivals()
         self._slow_at: float | None = None  # when a request ended that may have been sent twice
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Messages]) -> None:
         self._messages += messages
 
     def hand_over(self, deadline: Deadline) -> None:

@@ -12,11 +12,12 @@ from streamer.clock import Deadline
 from streamer.errors import Aborted, BadConfig, Refused, Temporary, Unclear, Wait
 from streamer.kafka.line import STUMBLES, hear
 from streamer.kafka.rights import ANSWER_S, GRANT, NO_TOPIC, needs
-from streamer.records import Message
+from streamer.records import Messages
 
 MakeProducer = Callable[[dict[str, Any]], Any]
-Told = Callable[[Message], Callable[[KafkaError | None, Any], None]]
-"""Returns the delivery callback of a message."""
+Report = Callable[[KafkaError | None, Any], None]
+Told = Callable[[Messages, int], Report]
+"""Returns the delivery callback of a message, which is the one at this place of a run."""
 
 COMMON: Mapping[str, str] = {
     "enable.idempotence": "true",
@@ -61,7 +62,7 @@ class Partitions:
         timeout."""
         self._there.clear()
 
-    def learn(self, producer: Any, messages: Iterable[Message], deadline: Deadline) -> Mapping[str, int]:
+    def learn(self, producer: Any, messages: Iterable[Messages], deadline: Deadline) -> Mapping[str, int]:
         """The partition counts of at least the topics of these messages.
 
         Raises:
@@ -96,7 +97,7 @@ def _partition_count(producer: Any, topic: str, deadline: Deadline) -> int:
 
 
 def produce(
-    producer: Any, messages: deque[Message], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
+    producer: Any, unsent: deque[Messages], counts: Mapping[str, int], deadline: Deadline, told: Told | None = None
 ) -> None:
     """Hand messages to the client, in order, and remove them; `told` makes the callback of a delivery that fails.
 
@@ -104,27 +105,36 @@ def produce(
         Wait: its queue is full and stays full.
     """
     produce = producer.produce
-    while messages:
-        message = messages[0]
-        topic, partition = message.topic, message.partition
-        # An empty list of headers would double the time of the call, and so would keyword arguments.
-        headers = {"headers": message.headers} if message.headers else {}
-        callback = told(message) if told else None
+    while unsent:
+        run, at = unsent.popleft(), 0
+        topic, keys, values, headers = run.topic, run.keys, run.values, run.headers
+        partition = run.partition % counts[topic]
+        report = told(run, at) if told else None
         try:
-            produce(topic, message.value, message.key, partition % counts[topic], callback, **headers)
-        except BufferError as error:
-            if deadline.passed():
-                raise Wait("the producer's queue is full") from error
-        else:
-            messages.popleft()
-            continue
-        producer.poll(POLL_S)  # let it drain
+            while at < len(run):
+                try:
+                    for at in range(at, len(run)):  # noqa: B020 - from the first that is not sent
+                        # Keyword arguments double the time of the call.
+                        if headers is None:
+                            produce(topic, values[at], keys[at], partition, report)
+                        else:
+                            produce(topic, values[at], keys[at], partition, told and told(run, at), headers=headers[at])
+                    at = len(run)
+                except BufferError as error:
+                    if deadline.passed():
+                        raise Wait("the producer's queue is full") from error
+                else:
+                    continue
+                producer.poll(POLL_S)  # let it drain
+        finally:
+            if at < len(run):
+                unsent.appendleft(run.after(at))
 
 
-def without(messages: Iterable[Message], partitions: Iterable[int]) -> list[Message]:
+def without(messages: Iterable[Messages], partitions: Iterable[int]) -> list[Messages]:
     """The messages that do not come from these source partitions."""
     gone = set(partitions)
-    return [message for message in messages if message.partition not in gone]
+    return [run for run in messages if run.partition not in gone]
 
 
 def cure_of(error: KafkaError, topic: str) -> str:

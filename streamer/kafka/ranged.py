@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
 from streamer.kafka.source import KafkaSource
-from streamer.records import Positions, Record
+from streamer.records import Positions
+from streamer.slices import Slice
 
 
 class Span(Protocol):
@@ -39,11 +40,15 @@ class RangedSource(KafkaSource):
         if not self._paused:  # else `_resume` does it
             self._consumer.resume(self._topic_partitions(positions.keys() & self._positions.keys()))
 
-    def _take(self, messages: Iterable[Any]) -> list[Record]:
-        records = super()._take(messages)
-        if beyond := {one.partition for one in records if one.offset >= self._until.get(one.partition, 0)}:
-            self._consumer.pause(self._topic_partitions(beyond))  # nobody wants what follows
-        return [one for one in records if one.offset < self._until.get(one.partition, 0)]
+    def _take(self, messages: Sequence[Any]) -> list[Slice]:
+        wanted = []
+        for read in super()._take(messages):
+            end = self._until.get(read.partition, 0)
+            if read.offsets[-1] >= end:
+                self._consumer.pause(self._topic_partitions([read.partition]))  # nobody wants what follows
+            if (before := read.before(end)) is not None:
+                wanted.append(before)
+        return wanted
 
     def _unassign(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
         consumer.resume(gone)  # the client remembers a pause: one that comes back would never be read again

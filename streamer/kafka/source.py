@@ -19,11 +19,13 @@ from confluent_kafka import (
 
 from streamer.clock import Clock, Deadline, SystemClock
 from streamer.errors import BadConfig, Unreachable, Wait
+from streamer.kafka.columns import by_partition, columns
 from streamer.kafka.consuming import CLASSIC, DEFAULTS, FATAL, START
 from streamer.kafka.membership import Membership
 from streamer.kafka.rights import ANSWER_S, Refusal, answers, is_token, refused
 from streamer.ports import Rebalance
-from streamer.records import Positions, Record
+from streamer.records import Positions
+from streamer.slices import Slice
 
 log = structlog.get_logger(__name__)
 
@@ -82,17 +84,17 @@ class KafkaSource:
             on_lost=self._kept(self._on_lost),
         )
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+    def poll(self, records_max: int, timeout_s: float) -> list[Slice]:
+        slices = []
         if records_max == 0:
             self._serve(timeout_s)
-            records = []
         else:
             self._resume()
-            records = self._take(self._fetch(records_max, timeout_s))
+            slices = self._take(self._fetch(records_max, timeout_s))
         self._raise_kept()
         if self._unplaced and self._clock.now() >= self._place_at:
             self._place()
-        if records:
+        if slices:
             self._refusal.heard()
         else:
             self._heed_refusal()
@@ -104,7 +106,7 @@ class KafkaSource:
             self._rebalance.assigned([])  # ready, and idle
         if self._clock.now() >= self._capture_at:
             self._capture_group()
-        return records
+        return slices
 
     def group(self) -> Any:
         if self._group is None:
@@ -174,25 +176,20 @@ class KafkaSource:
             self._consumer.resume(self._topic_partitions(self._positions.keys() - self._unplaced))
             self._paused = False
 
-    def _take(self, messages: Iterable[Any]) -> list[Record]:
-        topic, positions = self._topic, self._positions
-        records = []
-        for message in messages:
-            if message.error() is not None:
-                self._notice(message)
-                continue
-            partition, offset = message.partition(), message.offset()
-            position = positions.get(partition)
-            if position is None or offset < position:
-                continue  # read before its partition was given up, or before a rewind
-            positions[partition] = offset + 1
-            try:
-                headers = message.headers()  # once only: after a failure it returns half of them
-            except (SystemError, UnicodeDecodeError):  # a name is not text: treated as no headers
-                headers = None
-            key, value, at_ms = message.key(), message.value(), message.timestamp()[1]
-            records.append(Record(topic, partition, offset, key, value, headers, at_ms))
-        return records
+    def _take(self, messages: Sequence[Any]) -> list[Slice]:
+        records = [message for message in messages if message.error() is None]
+        if len(records) < len(messages):
+            for message in messages:
+                if message.error() is not None:
+                    self._notice(message)
+        slices = []
+        for partition, found in by_partition(records).items():
+            if (position := self._positions.get(partition)) is None:
+                continue  # read before its partition was given up
+            if (read := columns(self._topic, partition, found, position)) is not None:
+                self._positions[partition] = read.offsets[-1] + 1
+                slices.append(read)
+        return slices
 
     def _notice(self, message: Any) -> None:
         """Handle a message that is no record: the end of a partition, a missing offset, or an error."""

@@ -16,14 +16,15 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from streamer.records import BatchResult, Item, Predicted, Rejected, Skipped
+from streamer.records import Cached, Rejected, Skipped
+from streamer.slices import BatchResult, Rows
 from streamer.telemetry.stopwatch import Stopwatch
 
 LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600)
 """An event may be milliseconds old, or an hour in a backlog."""
 STEP_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-OUTCOMES: Mapping[type, str] = {Predicted: "ok", Rejected: "dlq", Skipped: "skipped"}
+OUTCOMES: Mapping[type, str] = {Cached: "ok", Rejected: "dlq", Skipped: "skipped"}
 CIRCUIT = {"closed": 0, "half-open": 1, "open": 2}
 
 
@@ -131,26 +132,24 @@ class Metrics:
 
     def batch(self, result: BatchResult, waited_s: float) -> None:
         """A batch came back from the device; its first event had waited `waited_s` seconds for it."""
-        self._batch_size.labels(self._worker, result.batch.reason).observe(len(result.batch.items))
+        self._batch_size.labels(self._worker, result.batch.reason).observe(len(result.batch))
         self._batch_wait.labels(self._worker).observe(waited_s)
         self._inference.labels(self._worker).observe(result.seconds)
 
-    def committed(self, items: Sequence[Item], now_ms: int, seconds: float) -> None:
+    def committed(self, durable: Sequence[Rows], now_ms: int, seconds: float) -> None:
         """Outcomes became durable at `now_ms` (milliseconds since 1970), by a commit of `seconds`."""
         self._commit.labels(self._worker).observe(seconds)
-        for kind, count in Tally([type(item.outcome) for item in items]).items():
-            self._produced.labels(self._worker, OUTCOMES[kind]).inc(count)
-            if kind is Rejected:
-                self._dead_letters(items)
-        sent_ms = np.array([item.record.timestamp_ms for item in items], dtype=np.int64)
+        rare = [outcome for rows in durable for outcome in rows.rare().values()]
+        counts = Tally(OUTCOMES[type(outcome)] for outcome in rare)
+        counts["ok"] += sum(map(len, durable)) - len(rare)
+        for outcome, count in counts.items():
+            self._produced.labels(self._worker, outcome).inc(count)
+        for reason, count in Tally(one.reason for one in rare if isinstance(one, Rejected)).items():
+            self._dead.labels(self._worker, reason).inc(count)
+        sent_ms = np.array([at_ms for rows in durable for at_ms in rows.of(rows.columns.times_ms)], dtype=np.int64)
         known = sent_ms[sent_ms > 0]  # a record may have no timestamp
         # A producer's clock may be ahead of ours: that is no negative latency.
         self._latency.observe_many(np.maximum(now_ms - known, 0) / 1000)
-
-    def _dead_letters(self, items: Sequence[Item]) -> None:
-        reasons = Tally([item.outcome.reason for item in items if isinstance(item.outcome, Rejected)])
-        for reason, count in reasons.items():
-            self._dead.labels(self._worker, reason).inc(count)
 
     def cache(self, hits: int, misses: int, coalesced: int, errors: int) -> None:
         """Look-ups were answered; `coalesced` are those that share an answer that is being computed."""

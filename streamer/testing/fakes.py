@@ -12,7 +12,8 @@ from streamer.clock import Clock, Deadline
 from streamer.device.runner import Inference
 from streamer.errors import Aborted, Internal, Unclear, Wait
 from streamer.ports import Commit, Rebalance
-from streamer.records import Batch, BatchResult, Item, Message, Positions, Record
+from streamer.records import Message, Messages, Positions, Record
+from streamer.slices import Batch, BatchResult, Row, Slice, sliced
 from streamer.worker import Features
 
 
@@ -81,7 +82,7 @@ class FakeSource:
         self._rebalance = rebalance
         rebalance.assigned(sorted(self._kafka.log))
 
-    def poll(self, records_max: int, timeout_s: float) -> list[Record]:
+    def poll(self, records_max: int, timeout_s: float) -> list[Slice]:
         if records_max == 0:
             self._clock.sleep(timeout_s)
             return []
@@ -95,7 +96,7 @@ class FakeSource:
             records += self._unread(1)
         if not records:
             self._clock.sleep(timeout_s)
-        return records
+        return sliced(records)
 
     def group(self) -> Any:
         if not self._member:
@@ -166,11 +167,11 @@ class FakeSink:
     def __init__(self, kafka: FakeKafka, faults: Iterator[Fault] = iter(())) -> None:
         self._kafka = kafka
         self._faults = faults
-        self._messages: list[Message] = []
-        self._begun: list[Message] = []
+        self._messages: list[Messages] = []
+        self._begun: list[Messages] = []
         self._needs_recovery = False
 
-    def write(self, messages: Sequence[Message]) -> None:
+    def write(self, messages: Sequence[Messages]) -> None:
         self._messages += messages
 
     def hand_over(self, deadline: Deadline) -> None:
@@ -193,7 +194,7 @@ class FakeSink:
         if fault is Fault.CRASH_BEFORE:
             raise Crash
         if fault is not Fault.UNCLEAR_NOT_DONE:
-            self._kafka.published += self._begun
+            self._kafka.published += [message for run in self._begun for message in run]
             self._kafka.committed |= positions
         if fault is Fault.CRASH_AFTER:
             raise Crash
@@ -208,8 +209,8 @@ class FakeSink:
         """Nothing piles up."""
 
     def forget(self, partitions: Sequence[int]) -> None:
-        self._messages = [message for message in self._messages if message.partition not in partitions]
-        self._begun = [message for message in self._begun if message.partition not in partitions]
+        self._messages = [run for run in self._messages if run.partition not in partitions]
+        self._begun = [run for run in self._begun if run.partition not in partitions]
 
     def close(self, deadline: Deadline) -> None:
         self._messages = []
@@ -266,9 +267,9 @@ class FakeFeatures:
     def __init__(self, features: dict[str, Features]) -> None:
         self._features = features
 
-    def read_many(self, items: Sequence[Item]) -> list[tuple[Item, Exception]]:
-        for item in items:
-            item.features = self._features.get(item.entity or "", {})
+    def read_many(self, rows: Sequence[Row], entities: Sequence[str]) -> list[tuple[Row, Exception]]:
+        for row, entity in zip(rows, entities, strict=True):
+            row.give(self._features.get(entity, {}))
         return []
 
 
@@ -299,7 +300,7 @@ class FakeRunner:
         results = []
         while self._queue and self._queue[0][1] <= self._clock.now() + 1e-9:
             batch, _, seconds = self._queue.popleft()
-            results.append(BatchResult(batch, self._inference.run(batch.items), seconds))
+            results.append(BatchResult(batch, self._inference.run(batch.events(), batch.features()), seconds))
         return results
 
     def close(self, deadline: Deadline) -> None:

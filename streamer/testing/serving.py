@@ -21,7 +21,8 @@ from streamer.engine.loop import Engine, Limits, Parts
 from streamer.features.reading import NoFeatures
 from streamer.models import Model
 from streamer.ports import Cache, FeatureStore, Runner
-from streamer.records import Batch, BatchPolicy, Message, Record
+from streamer.records import BatchPolicy, Message, Record
+from streamer.slices import Batch
 from streamer.telemetry.health import Health
 from streamer.telemetry.metrics import Metrics
 from streamer.testing.fakes import (
@@ -62,7 +63,7 @@ class Bench(msgspec.Struct, frozen=True):
     batch: BatchPolicy = BatchPolicy(items_max=8)
     limits: Limits = Limits(dead_ratio_max=1.0)
     model: Model | None = None
-    seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch.items)
+    seconds: Callable[[Batch], float] = lambda batch: 0.001 * len(batch)
     commit_s: float = 0.002
     attempts: Store = msgspec.field(default_factory=MemoryStore)
     on_error: OnError = ignore

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -14,13 +15,17 @@ from streamer.clock import Clock
 from streamer.errors import Reason
 from streamer.features.log import FeatureLog
 from streamer.privacy.encryption import Cipher
-from streamer.records import Headers, Item, Message, Predicted, Record, Rejected
+from streamer.records import NO_HEADERS, Cached, Headers, Messages, Rare, Record, Rejected
+from streamer.slices import Row, Rows, Slice
 from streamer.wire import headers
 from streamer.wire.reading import EventReader
 from streamer.worker import Worker
 
 ENVELOPE_BYTES_MAX = 2_048
 """The envelope and the headers of any message take less than this, beside its answer."""
+
+UNESCAPED = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+"""The ASCII characters that JSON writes as they are."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -59,63 +64,96 @@ class JsonCodec:
         self._encode = msgspec.json.Encoder().encode
         self._forms: dict[int, bytes] = {}
 
-    def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`. Returns the items that have none, each with the reason."""
-        return self._reader.decode_many(items)
+    def decode(self, rows: Rows) -> list[tuple[Row, Rejected]]:
+        """Fill in the events of these records. Returns the records that have none, each with the reason."""
+        columns = rows.columns
+        events, rejected = self._reader.decode(rows.of(columns.keys), rows.of(columns.values))
+        rows.put(columns.events, events)
+        return [(Row(columns, rows.at[at]), why) for at, why in rejected.items()]
 
-    def encode_many(self, items: Sequence[Item]) -> list[Message]:
-        """The messages of settled items, in order; a skipped item has none."""
-        produced_at = _iso(self._clock.time_ms()).encode()
-        forms, encode, target, bytes_max = self._forms, self._encode, self._target, self._bytes_max
+    def encode(self, rows: Rows) -> list[Messages]:
+        """The messages of settled records, in order by topic; a skipped one has none."""
+        columns, rare = rows.columns, rows.rare()
         messages = []
-        for item in items:
-            record, outcome = item.record, item.outcome
-            if type(outcome) is Predicted:
-                partition, offset, key = record.partition, record.offset, record.key or b""
-                trace = _trace(record.headers) if record.headers else NO_HEADERS
-                value = (forms.get(partition) or self._form(record)) % (
-                    offset,
-                    encode(item.event.event_id),
-                    encode(key.decode() if key.isascii() else key.decode(errors="backslashreplace")),
-                    offset,
-                    produced_at,
-                    b"hit" if outcome.cached else b"miss",
-                    outcome.answer,
-                )
-                size = len(value) + len(key)
-                if size <= bytes_max and (trace is NO_HEADERS or size + _size(trace) <= bytes_max):
-                    messages.append(Message(target, partition, key, value, trace))
-                    if item.as_of is not None and self._features is not None:
-                        messages += self._features.of(item)
-                    continue
+        if len(answered := _answered(rows, rare)):
+            predictions = self._predictions(answered, rare)
+            large = self._too_large(predictions)
+            for at in large:
                 # A long key is in the message twice. The broker would refuse it, and its partition would never move
                 # again.
-                outcome = item.outcome = Rejected(Reason.ANSWER_TOO_LARGE, "key and answer are too large", "Reject")
+                rejected = Rejected(Reason.ANSWER_TOO_LARGE, "key and answer are too large", "Reject")
+                columns.rare[answered.at[at]] = rare[answered.at[at]] = rejected
+            if large:
+                answered = _answered(rows, rare)
+                predictions = self._predictions(answered, rare)
+            messages.append(predictions)
+            if self._features is not None and columns.as_of:
+                messages += [run for row in answered if (run := self._features.of(row)) is not None]
+        for at, outcome in sorted(rare.items()):
             if isinstance(outcome, Rejected):
-                messages.append(self._dead_letter(record, outcome))
+                messages.append(self._dead_letter(columns.record(at), outcome))
         return messages
 
-    def _form(self, record: Record) -> bytes:
+    def _predictions(self, rows: Rows, rare: Mapping[int, Rare]) -> Messages:
+        """The predictions of records that have an answer."""
+        columns = rows.columns
+        answers: Sequence[bytes | None] = rows.of(columns.answers)
+        caches: Iterable[bytes] = repeat(b"miss")
+        if rare:
+            given = [rare.get(at) for at in rows.at]
+            answers = [one.answer if isinstance(one, Cached) else own for one, own in zip(given, answers, strict=True)]
+            caches = [b"miss" if one is None else b"hit" for one in given]
+        offsets, keys = rows.of(columns.offsets), [key or b"" for key in rows.of(columns.keys)]
+        ids = self._escaped([event.event_id.encode() for event in rows.of(columns.events)])
+        produced_at = _iso(self._clock.time_ms()).encode()
+        filled = zip(offsets, ids, self._escaped(keys), offsets, repeat(produced_at), caches, answers)
+        values = list(map(self._form(columns).__mod__, filled))
+        traces = None
+        if columns.headers:
+            traces = [_trace(said) if said else NO_HEADERS for said in rows.of(columns.headers)]
+        return Messages(self._target, columns.partition, keys, values, traces if traces and any(traces) else None)
+
+    def _too_large(self, predictions: Messages) -> list[int]:
+        """The places of those that the broker would refuse."""
+        keys, values, bytes_max = predictions.keys, predictions.values, self._bytes_max
+        if not predictions.headers and _longest(keys) + _longest(values) <= bytes_max:
+            return []
+        return [
+            at
+            for at, one in enumerate(predictions)
+            if len(one.key or b"") + len(one.value or b"") + _size(one.headers) > bytes_max
+        ]
+
+    def _escaped(self, texts: Sequence[bytes]) -> Sequence[bytes]:
+        """Texts as they stand between the quotes of JSON."""
+        joined = b"\n".join(texts)
+        if joined.isascii() and len(joined.translate(None, UNESCAPED)) == len(texts) - 1:
+            return texts  # nothing is left but the line breaks between them
+        return [self._encode(text.decode(errors="backslashreplace"))[1:-1] for text in texts]
+
+    def _form(self, columns: Slice) -> bytes:
         """`schemas.Prediction` of this partition, with placeholders for what differs between its records. A struct with
         all of it took twice the time. `tests/unit/wire/test_codec.py` holds the form to the schema."""
+        if (known := self._forms.get(columns.partition)) is not None:
+            return known
         identity = self._identity
-        prediction_id = self._encode(f"{identity.worker}/{record.topic}/{record.partition}/")[1:-1]
+        prediction_id = self._encode(f"{identity.worker}/{columns.topic}/{columns.partition}/")[1:-1]
         named = self._encode(
             {
                 "worker": identity.worker,
                 "model_version": identity.model_version,
                 "model_digest": identity.model_digest,
-                "source": {"topic": record.topic, "partition": record.partition},
+                "source": {"topic": columns.topic, "partition": columns.partition},
             }
         )
         form = (
-            b'{"prediction_id":"' + _literal(prediction_id) + b'%d","event_id":%b,"key":%b,'
+            b'{"prediction_id":"' + _literal(prediction_id) + b'%d","event_id":"%b","key":"%b",'
             + _literal(named[1:-2]) + b',"offset":%d},"produced_at":"%b","cache":"%b","answer":%b}'
         )  # fmt: skip
-        self._forms[record.partition] = form
+        self._forms[columns.partition] = form
         return form
 
-    def _dead_letter(self, record: Record, outcome: Rejected) -> Message:
+    def _dead_letter(self, record: Record, outcome: Rejected) -> Messages:
         attempts = 1 + _number(headers.last(record.headers, headers.ATTEMPTS))
         said = [
             (headers.DLQ_TOPIC, record.topic),
@@ -140,21 +178,20 @@ class JsonCodec:
             original, value = [], None
             if len(key or b"") + ENVELOPE_BYTES_MAX > self._bytes_max:
                 key = None
-        return Message(
-            topic=self._dead_letters,
-            partition=record.partition,
-            key=key,
-            value=value,
-            headers=original + [(name, text.encode()) for name, text in said],
-        )
+        sent = original + [(name, text.encode()) for name, text in said]
+        return Messages(self._dead_letters, record.partition, [key], [value], [sent])
+
+
+def _answered(rows: Rows, rare: Mapping[int, Rare]) -> Rows:
+    """Those of settled records that have an answer, be it from the cache."""
+    if not rare:
+        return rows
+    return Rows(rows.columns, [at for at in rows.at if at not in rare or isinstance(rare[at], Cached)])
 
 
 def _literal(text: bytes) -> bytes:
     """The text, escaped for a form that is filled in by `%`."""
     return text.replace(b"%", b"%%")
-
-
-NO_HEADERS: Headers = []
 
 
 def _trace(headers_read: Headers) -> Headers:
@@ -165,6 +202,10 @@ def _trace(headers_read: Headers) -> Headers:
         for name, value in headers_read
         if name == headers.TRACEPARENT and value is not None and headers.TRACE.fullmatch(value)
     ]
+
+
+def _longest(column: Sequence[bytes | None]) -> int:
+    return max(map(len, column))  # type: ignore[arg-type]  # a prediction has a key and a value
 
 
 def _size(headers_sent: Headers) -> int:

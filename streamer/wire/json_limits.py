@@ -9,7 +9,6 @@ Of equal keys the last one counts, as in every parser here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 LIST, TABLE = b"["[0], b"{"[0]
 BRACKETS = bytes.maketrans(b"{}", b"[]")
 ALL_ELSE = bytes(set(range(256)) - set(b"{}[]"))
-FEW = 32
-"""Fewer texts than this are counted faster one by one."""
 
 
 def opened(value: bytes) -> int:
@@ -34,15 +31,11 @@ def opened(value: bytes) -> int:
     return value.count(LIST) + value.count(TABLE)
 
 
-def shallow(values: Sequence[bytes]) -> list[bool]:
-    """Whether each value opens no more than `DEPTH_MAX` lists and tables. Counting in each value by itself took half as
-    long as reading it."""
-    if len(values) < FEW:
-        return [opened(value) <= DEPTH_MAX for value in values]
-    text = np.frombuffer(b"".join([*values, b" "]), np.uint8)  # even an empty last value begins within the text
-    starts = [0, *accumulate(map(len, values[:-1]))]
-    found = np.add.reduceat((text == LIST) | (text == TABLE), starts, dtype=np.int32)
-    return (found <= DEPTH_MAX).tolist()  # type: ignore[no-any-return]
+def all_shallow(values: Sequence[bytes]) -> bool:
+    """Whether each of these values opens no more than `DEPTH_MAX` lists and tables, as far as the highest counts of
+    both say. It takes a tenth of the time of reading them."""
+    lists = max([value.count(LIST) for value in values], default=0)
+    return lists + max([value.count(TABLE) for value in values], default=0) <= DEPTH_MAX
 
 
 def depth(value: bytes) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,10 +12,10 @@ from schemas import Event
 from streamer.errors import Reason, Reject
 from streamer.privacy import encryption, pii
 from streamer.privacy.encryption import Cipher
-from streamer.records import Item, Lane, Record, Rejected
+from streamer.records import Record, Rejected
 from streamer.wire import derive
 from streamer.wire.derive import WHOLE_MAX
-from streamer.wire.json_limits import LIST, TABLE, exceeded, shallow
+from streamer.wire.json_limits import all_shallow, exceeded
 
 
 class EventReader:
@@ -32,60 +33,72 @@ class EventReader:
         self._fields = pii.field_names(event)
         self._bytes_max = bytes_max
 
-    def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
-        """Fill in each item's `event`. Returns the items that have none, each with the reason."""
-        (plain, careful), bytes_max = self._read, self._bytes_max
-        nested, doubtful = [], []
-        for item in items:
-            record = item.record
-            value = record.value
-            if value is not None and record.key and len(value) <= bytes_max:
-                try:
-                    if len(value) > WHOLE_MAX or not value.isascii():
-                        item.event = careful(value)
-                    elif LIST in value or value.rfind(TABLE) > 0:
-                        nested.append((item, value))  # the depth is found faster for all of them together
-                    else:
-                        item.event = plain(value)
-                    continue
-                except Exception:  # noqa: S110 - pydantic has the last word, below
-                    pass
-            doubtful.append(item)
-        for (item, value), flat in zip(nested, shallow([value for _, value in nested]), strict=True):
+    def decode(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
+    ) -> tuple[list[Any], dict[int, Rejected]]:
+        """The event of each record, None where there is none; and the reasons for these, by place."""
+        if None not in values and all(keys) and max(map(len, values)) <= self._bytes_max:  # type: ignore[arg-type]
+            return self._decode(values)  # type: ignore[arg-type]
+        unfit = {at: why for at, why in enumerate(map(self._unfit, keys, values)) if why is not None}
+        fit = [at for at in range(len(values)) if at not in unfit]
+        found, rejected = self._decode([values[at] for at in fit])  # type: ignore[misc]
+        events = [None] * len(values)
+        for at, event in zip(fit, found, strict=True):
+            events[at] = event
+        return events, unfit | {fit[at]: why for at, why in rejected.items()}
+
+    def _decode(self, values: Sequence[bytes]) -> tuple[list[Any], dict[int, Rejected]]:
+        events: list[Any] = []
+        rejected: dict[int, Rejected] = {}
+        read = self._fastest(values)
+        while len(events) < len(values):
             try:
-                item.event = plain(value) if flat else careful(value)
+                events.extend(map(read, islice(values, len(events), None)))  # keeps the events before a failure
             except Exception:
-                doubtful.append(item)
-        return [(item, rejected) for item in doubtful if (rejected := self._decode(item))]
+                event = self._decide(values[len(events)])
+                if isinstance(event, Rejected):
+                    rejected[len(events)], event = event, None
+                events.append(event)
+        return events, rejected
 
-    def read(self, records: Iterable[Record]) -> list[tuple[Record, Any, Rejected | None]]:
-        """Each record with its event, or with the reason why it has none: for readers beside the engine."""
-        items = [Item(record, Lane(record.partition)) for record in records]
-        rejected = {id(item): why for item, why in self.decode_many(items)}
-        return [(item.record, item.event, rejected.get(id(item))) for item in items]
+    def _fastest(self, values: Sequence[bytes]) -> Callable[[bytes], Any]:
+        """The fastest decoder that reads each of these values as pydantic does, or raises."""
+        plain, careful = self._read
+        if plain is careful or max(map(len, values), default=0) > WHOLE_MAX:
+            return careful
+        return plain if all_shallow(values) and _unicode(values) else careful
 
-    def _decode(self, item: Item) -> Rejected | None:
-        record = item.record
-        if record.value is None:
+    def _unfit(self, key: bytes | None, value: bytes | None) -> Rejected | None:
+        """Why a record is refused whatever its value says."""
+        if key and value is not None and len(value) <= self._bytes_max:
+            return None
+        if value is None:
             return Rejected(Reason.TOMBSTONE, "the record has no value", "Reject")
-        if not record.key:
+        if not key:
             return Rejected(Reason.NO_KEY, "the record has no key, so it has no place in any order", "Reject")
-        if len(record.value) > self._bytes_max:
-            return Rejected(Reason.TOO_LARGE, f"the value has {len(record.value)} bytes", "Reject")
+        return Rejected(Reason.TOO_LARGE, f"the value has {len(value)} bytes", "Reject")
+
+    def read(self, records: Sequence[Record]) -> list[tuple[Record, Any, Rejected | None]]:
+        """Each record with its event, or with the reason why it has none: for readers beside the engine."""
+        events, rejected = self.decode([record.key for record in records], [record.value for record in records])
+        return [
+            (record, event, rejected.get(at)) for at, (record, event) in enumerate(zip(records, events, strict=True))
+        ]
+
+    def _decide(self, value: bytes) -> Any:
+        """The event of a record, or why it has none (a `Rejected`), as pydantic says."""
         try:
-            event = self._validate(record.value)
+            event = self._validate(value)
         except ValidationError as error:
-            return self._invalid(error, record.value)
+            return self._invalid(error, value)
         except Reject as error:
             return Rejected(error.reason, error.message, type(error).__name__)
         except Exception as error:  # a validator of the event's model raised what pydantic does not catch
             name = type(error).__name__
             return Rejected(Reason.INVALID, f"the event's model raised {name}", name)
-        value = record.value if self._cipher is None else self._cipher.open(record.value)
-        if limit := exceeded(value, event):
+        if limit := exceeded(value if self._cipher is None else self._cipher.open(value), event):
             return Rejected(*limit, "Reject")
-        item.event = event
-        return None
+        return event
 
     def _invalid(self, error: ValidationError, value: bytes) -> Rejected:
         if self._cipher is None and encryption.holds_sealed(value):
@@ -111,3 +124,10 @@ def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 def _opening(cipher: Cipher, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return lambda value: read(cipher.open(value))
+
+
+def _unicode(values: Sequence[bytes]) -> bool:
+    try:
+        return all(map(bytes.isascii, values)) or bool(b"\n".join(values).decode())  # no character passes a line break
+    except UnicodeDecodeError:
+        return False

@@ -14,9 +14,10 @@ from streamer.errors import Wait
 from streamer.kafka.at_least_once import AtLeastOnceSink
 from streamer.kafka.exactly_once import TransactionalSink
 from streamer.kafka.source import KafkaSource
-from streamer.records import Message, Record
+from streamer.records import Messages, Record
 from streamer.testing import FakeKafka, FakeSink, FakeSource, ManualClock
 from tests.services import Kafka, create_topic, produce_many, read_topic, unique
+from tests.slices import records
 
 TARGET = "target"
 
@@ -144,15 +145,17 @@ def joined(place: Place) -> tuple[Any, Group]:
 
 def read(source: Any, count: int, records_max: int = 100) -> list[Record]:
     """Poll until so many records came."""
-    records: list[Record] = []
+    found: list[Record] = []
     end = time.monotonic() + 20
-    while len(records) < count and time.monotonic() < end:
-        records += source.poll(records_max, 0.1)
-    return records
+    while len(found) < count and time.monotonic() < end:
+        found += records(source.poll(records_max, 0.1))
+    return found
 
 
-def messages(place: Place, *values: bytes) -> list[Message]:
-    return [Message(place.target(), 0, b"k", value, [("h", b"1")]) for value in values]
+def messages(place: Place, *values: bytes) -> list[Messages]:
+    """One run with headers."""
+    count = len(values)
+    return [Messages(place.target(), 0, [b"k"] * count, values, [[("h", b"1")]] * count)]
 
 
 def commit(place: Place, sink: Any, positions: dict[int, int]) -> None:

@@ -14,14 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from streamer import clock as clocks
-from streamer.records import Item, Rejected
+from streamer.records import Rejected
+from streamer.slices import Row, Rows
 from streamer.telemetry import health
 from streamer.wire.codec import JsonCodec
 from streamer.worker import Tensors
@@ -134,16 +135,16 @@ def stale_after(seconds: float) -> None:
 def stuck_after(seconds: float, batches: int) -> None:
     """The owner thread stops turning after so many reads, for ever; a probe notices it this soon."""
     stale_after(seconds)
-    decode, left = JsonCodec.decode_many, batches
+    decode, left = JsonCodec.decode, batches
 
-    def stuck(codec: JsonCodec, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
+    def stuck(codec: JsonCodec, rows: Rows) -> list[tuple[Row, Rejected]]:
         nonlocal left
-        left -= bool(items)
+        left -= 1
         if left == 0:
             time.sleep(3600)
-        return decode(codec, items)
+        return decode(codec, rows)
 
-    JsonCodec.decode_many = stuck  # type: ignore[method-assign]
+    JsonCodec.decode = stuck  # type: ignore[method-assign]
 
 
 @contextmanager

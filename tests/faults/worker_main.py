@@ -35,7 +35,7 @@ POINTS = (
     "before producer.init_transactions",
     "after producer.init_transactions",
     "after source.poll",
-    "after codec.decode_many",
+    "after codec.decode",
     "before runner.submit",
     "after runner.submit",
     "after runner.finished",
@@ -309,7 +309,7 @@ def _producer(die: Failpoint, plan: Plan, config: dict[str, Any]) -> OpenProduce
 
 def _engine(die: Failpoint, parts: Parts, limits: Limits, policy: CommitPolicy) -> Engine:
     die.watch(parts.source, "source", "poll", "group", "commit")
-    die.watch(parts.codec, "codec", "decode_many")
+    die.watch(parts.codec, "codec", "decode")
     die.watch(parts.runner, "runner", "submit", "finished")
     die.watch(parts.sink, "sink", "write", "hand_over", "begin", "confirm")
     engine = Engine(parts, limits, policy)

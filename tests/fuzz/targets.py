@@ -22,8 +22,9 @@ from streamer.cache.answers import NearCache, Payoff, RedisCache
 from streamer.errors import BadConfig, Reason
 from streamer.models import Description, Manifest, manifest
 from streamer.privacy.encryption import Cipher, Keyring
-from streamer.records import Item, Lane, Record
+from streamer.records import Record
 from streamer.settings import loading
+from streamer.slices import sliced
 from streamer.testing import ManualClock
 from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
@@ -87,19 +88,20 @@ def _records(worker: Worker[Any, Any], keyring: Keyring | None) -> Callable[[byt
     codec = JsonCodec(worker, Identity(worker.name, "v1", "abc", "group"), ManualClock(), BYTES_MAX, cipher)
 
     def run(value: bytes) -> object:
-        item = Item(Record(worker.source, 2, 41, b"key", value, None, 0), Lane(2))
-        refused = codec.decode_many([item])
+        (columns,) = sliced([Record(worker.source, 2, 41, b"key", value, None, 0)])
+        refused = codec.decode(columns.rows())
         expected = _reference(worker.event, value) if cipher is None else None
         if not refused:
-            if cipher is None and not _same(item.event, expected):
-                raise Broken(f"read {item.event!r}, pydantic reads {expected!r}")
+            if cipher is None and not _same(columns.events[0], expected):
+                raise Broken(f"read {columns.events[0]!r}, pydantic reads {expected!r}")
             return [type(value) for value in expected.__dict__.values()].__repr__() if expected else "opened"
         if expected is not None:
             raise Broken(f"refused ({refused[0][1].message}), and pydantic accepts it within the limits")
-        item.outcome = rejected = refused[0][1]
+        row, rejected = refused[0]
+        row.settle(rejected)
         if len(value) % 8:  # the rest takes longer than all before it, and depends little on the input
             return rejected.reason, rejected.message.translate(NO_DIGITS)
-        (message,) = codec.encode_many([item])
+        (message,) = (message for run in codec.encode(columns.rows()) for message in run)
         letter = headers.dead_letter(message.headers)
         if letter.reason not in REASONS or (cipher is None and message.value != value):
             raise Broken("the dead letter is not the record")

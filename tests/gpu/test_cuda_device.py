@@ -16,10 +16,11 @@ from streamer.device.devices import CudaDevice, bound_memory
 from streamer.device.graphs import worth_recording
 from streamer.device.runner import Inference, ThreadRunner
 from streamer.errors import Reason
-from streamer.records import Batch, BatchPolicy, BatchResult, Predicted
+from streamer.records import BatchPolicy
+from streamer.slices import Batch, BatchResult
 from streamer.worker import Features, Tensors
 from tests.echo import Echo, Ping, ping
-from tests.unit.device.test_runner import items
+from tests.unit.device.test_runner import batch, events
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and torch sees none here")
 GPU = torch.device("cuda", 0)
@@ -75,7 +76,7 @@ def serve(inference: Inference, batches: Sequence[Batch]) -> list[BatchResult]:
 
 
 def doubles(result: BatchResult) -> list[float]:
-    answers = [outcome.answer for outcome in result.outcomes if isinstance(outcome, Predicted)]
+    answers = [outcome for outcome in result.outcomes if isinstance(outcome, bytes)]
     return [msgspec.json.decode(answer)["double"] for answer in answers]
 
 
@@ -85,18 +86,18 @@ def test_batches_that_overlap_are_answered_in_order(device: CudaDevice, graphs: 
     inference = Inference(worker, device, 1000)
     if graphs:
         assert inference.record(worth_recording(worker, BatchPolicy(items_max=64))) == 7
-    batches = [Batch(items(number % 64 + 1), "idle", 1, 0.0) for number in range(100)]
+    batches = [batch(number % 64 + 1) for number in range(100)]
     results = serve(inference, batches)
     assert [result.batch for result in results] == batches
     for result in results:
-        assert doubles(result) == [2.0 * number for number in range(len(result.batch.items))]
+        assert doubles(result) == [2.0 * number for number in range(len(result.batch))]
 
 
 def test_a_batch_begins_while_the_one_before_computes(device: CudaDevice) -> None:
     inference = Inference(Heavy(4096, 300), device, 1000)  # about a second; CUDA itself queues a thousand kernels
-    inference.run(items(2))
-    first = inference.begin(items(2))
-    second = inference.begin(items(2))
+    inference.run(events(2))
+    first = inference.begin(events(2))
+    second = inference.begin(events(2))
     assert not first.ready()
     inference.end(first)
     waiting = time.perf_counter()
@@ -123,9 +124,9 @@ def test_recordings_give_the_answers_of_plain_calls(device: CudaDevice) -> None:
         assert device.record(predict, tokens(rows, length))
     batches = [tokens(number % 17 + 1, (8, 24, 10)[number % 3]) for number in range(60)]
     plain = CudaDevice(GPU)
-    launched = [device.launch(predict, batch) for batch in batches]  # all of them at once
-    for flying, batch in zip(launched, batches, strict=True):
-        found, expected = flying.wait(), plain.launch(predict, batch).wait()
+    launched = [device.launch(predict, inputs) for inputs in batches]  # all of them at once
+    for flying, inputs in zip(launched, batches, strict=True):
+        found, expected = flying.wait(), plain.launch(predict, inputs).wait()
         torch.testing.assert_close(found["mean"], expected["mean"], rtol=1e-4, atol=1e-4)
         assert (found["best"] == expected["best"]).float().mean() > 0.9  # near ties may turn
 
@@ -136,7 +137,7 @@ def test_what_is_staged_is_not_overwritten_early(device: CudaDevice) -> None:
         return {"same": tensors["numbers"] + 0}
 
     batches = [{"numbers": torch.full((1 << 18,), float(number))} for number in range(40)]
-    launched = [device.launch(predict, batch) for batch in batches]
+    launched = [device.launch(predict, inputs) for inputs in batches]
     for number, flying in enumerate(launched):
         assert flying.wait()["same"].unique().tolist() == [float(number)]
 
@@ -166,7 +167,7 @@ def test_a_batch_beyond_the_bound_of_memory_is_halved() -> None:
     most = torch.cuda.memory_reserved(GPU) + 500 * MIB
     bound_memory(GPU, most / total)
     worker = Hungry()
-    (result,) = serve(Inference(worker, GPU, 1000), [Batch(items(16), "idle", 16, 0.0)])
+    (result,) = serve(Inference(worker, GPU, 1000), [batch(16)])
     assert doubles(result) == [2.0 * number for number in range(16)]
     assert {len(run) for run in worker.runs} >= {16, 8, 4}
     assert torch.cuda.memory_reserved(GPU) <= most
@@ -183,7 +184,7 @@ def test_an_event_that_alone_does_not_fit_is_rejected_and_the_next_is_answered()
                 torch.empty(10**15, device=GPU)
             return super().predict(tensors)
 
-    (result,) = serve(Inference(Greedy(), GPU, 1000), [Batch(items(4), "idle", 4, 0.0)])
+    (result,) = serve(Inference(Greedy(), GPU, 1000), [batch(4)])
     assert [getattr(outcome, "reason", None) for outcome in result.outcomes] == [
         None,
         Reason.OUT_OF_MEMORY,
@@ -197,14 +198,14 @@ import torch
 from streamer.errors import Temporary
 from streamer.device.runner import Inference
 from tests.echo import Echo
-from tests.unit.device.test_runner import items
+from tests.unit.device.test_runner import events
 
 class Broken(Echo):
     def predict(self, tensors):
         return {"double": torch.zeros(2, device="cuda")[torch.full((len(tensors["numbers"]),), 99, device="cuda")]}
 
 try:
-    Inference(Broken(), torch.device("cuda", 0), 1000).run(items(2))
+    Inference(Broken(), torch.device("cuda", 0), 1000).run(events(2))
 except Temporary as error:
     print("temporary:", error, flush=True)
 """

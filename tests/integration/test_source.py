@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from streamer.kafka.source import KafkaSource
 from streamer.records import Record
 from tests.services import Kafka, produce_many
+from tests.slices import records
 
 
 class Owned:
@@ -51,7 +52,7 @@ def test_a_partition_that_went_while_paused_is_read_when_it_comes_back(
         produce_many(kafka.bootstrap, topic, [(b"key", b"value")], partition=partition)
 
     read: list[Record] = []
-    until(lambda: len(read) == 4, lambda: read.extend(stays.poll(10, 0.1)))
+    until(lambda: len(read) == 4, lambda: read.extend(records(stays.poll(10, 0.1))))
     stays.close()
 
 
@@ -103,10 +104,10 @@ def test_positions_in_an_open_transaction_are_waited_for_over_a_rebalance(
     read: list[Record] = []
 
     def turn() -> None:
-        read.extend(stays.poll(10, 0.1) + guest.poll(10, 0.1))
+        read.extend(records(stays.poll(10, 0.1) + guest.poll(10, 0.1)))
 
     stays.subscribe(owned)
-    until(lambda: len(owned.partitions) == 4, lambda: read.extend(stays.poll(10, 0.1)))
+    until(lambda: len(owned.partitions) == 4, lambda: read.extend(records(stays.poll(10, 0.1))))
     guest.subscribe(lent)
     until(lambda: len(owned.partitions) == len(lent.partitions) == 2, turn, timeout_s=30)
     asked_until = time.monotonic() + 3
@@ -140,7 +141,7 @@ def test_partitions_that_a_topic_gets_later_are_read_whole_by_a_group_that_began
 
     def turn() -> None:
         for source in sources:
-            read.extend(source.poll(100, 0.05))
+            read.extend(records(source.poll(100, 0.05)))
 
     for source, mine in zip(sources, owned, strict=True):
         source.subscribe(mine)

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException
 
 from streamer.clock import Deadline
 from streamer.errors import Unclear, Wait
-from streamer.records import Released
+from streamer.slices import Row, Rows
 from tests.simulation.group import NOBODY
 from tests.simulation.process import Process
 
@@ -102,15 +102,18 @@ def out_of_order(process: Process) -> None:
     """Releases what is settled, whatever is open before it."""
     ledger = process.engine._ledger
 
-    def release() -> list[Released]:
+    released: set[Row] = set()
+
+    def release() -> list[Rows]:
         found = []
         for lane in ledger._lanes.values():
-            settled = [item for item in lane.items if item.outcome is not None]
-            for item in settled:
-                lane.items.remove(item)
-            if settled:
-                ledger._count -= len(settled)
-                found.append(Released(lane.partition, settled, 0))
+            for columns in lane.slices:
+                settled = [row for row in columns.rows() if row.outcome is not None and row not in released]
+                released.update(settled)
+                found += [Rows(columns, range(row.at, row.at + 1)) for row in settled]
+            while lane.slices and all(row in released for row in lane.slices[0].rows()):
+                lane.slices.popleft()
+        ledger._count -= sum(map(len, found))
         return found
 
     ledger.release = release  # type: ignore[method-assign]

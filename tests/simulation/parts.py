@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,8 @@ from streamer.clock import Deadline
 from streamer.engine.committer import GRACE_S
 from streamer.errors import Internal, Reason, StreamerError, Unclear
 from streamer.ports import Commit
-from streamer.records import Batch, BatchResult, Item, Message, Predicted, Rejected
+from streamer.records import Cached, Messages, Rejected
+from streamer.slices import Batch, BatchResult, Row, Rows
 from streamer.testing import FakeCommitter
 from streamer.worker import Worker
 
@@ -39,26 +39,26 @@ class SharingDoubler(Doubler):
 class Codec:
     """Values are `number:fate`; an outcome says where its record lay."""
 
-    def decode_many(self, items: Sequence[Item]) -> list[tuple[Item, Rejected]]:
+    def decode(self, rows: Rows) -> list[tuple[Row, Rejected]]:
         refused = []
-        for item in items:
-            number, fate = (item.record.value or b"").split(b":")
+        for row in rows:
+            number, fate = (row.columns.values[row.at] or b"").split(b":")
             if fate == b"broken":
-                refused.append((item, Rejected(Reason.NOT_JSON, "broken", "Reject")))
+                refused.append((row, Rejected(Reason.NOT_JSON, "broken", "Reject")))
             else:
-                item.event = SimpleNamespace(number=int(number), fate=fate, event_id=number.decode())
+                row.columns.events[row.at] = SimpleNamespace(number=int(number), fate=fate, event_id=number.decode())
         return refused
 
-    def encode_many(self, items: Sequence[Item]) -> list[Message]:
-        messages = []
-        for item in items:
-            record, outcome = item.record, item.outcome
-            place = b"%d:%d:" % (record.partition, record.offset)
-            if isinstance(outcome, Predicted):
-                messages.append(Message(TARGET, record.partition, record.key, place + outcome.answer, []))
+    def encode(self, rows: Rows) -> list[Messages]:
+        partition, keys, answers, dead = rows.columns.partition, [], [], []
+        for row in rows:
+            outcome, place = row.outcome, b"%d:%d:" % (partition, row.offset)
+            if isinstance(outcome, bytes | Cached):
+                keys.append(row.columns.keys[row.at])
+                answers.append(place + (outcome if isinstance(outcome, bytes) else outcome.answer))
             elif isinstance(outcome, Rejected):
-                messages.append(Message(DEAD, record.partition, record.key, place, [("reason", b"r")]))
-        return messages
+                dead.append(Messages(DEAD, partition, [row.columns.keys[row.at]], [place], [[("reason", b"r")]]))
+        return [Messages(TARGET, partition, keys, answers), *dead] if answers else dead
 
 
 class Runner:
@@ -86,17 +86,17 @@ class Runner:
         results = []
         while self._queue and self._queue[0][1] <= self._clock.now() + 1e-9:
             batch, _ = self._queue.popleft()
-            results.append(BatchResult(batch, [_answer(item) for item in batch.items], self._seconds))
+            results.append(BatchResult(batch, [_answer(event) for event in batch.events()], self._seconds))
         return results
 
     def close(self, deadline: Deadline) -> None:
         self._queue.clear()
 
 
-def _answer(item: Item) -> Predicted | Rejected:
-    if item.event.fate == b"dead":
+def _answer(event: Any) -> bytes | Rejected:
+    if event.fate == b"dead":
         return Rejected(Reason.MODEL_ERROR, "dead", "ValueError")
-    return Predicted(b"%d" % (2 * item.event.number), False)
+    return b"%d" % (2 * event.number)
 
 
 class Committer(FakeCommitter):

@@ -57,7 +57,7 @@ def test_on_the_stream_the_text_of_an_exception_is_shown_only_if_asked_for(capsy
 
     settings = Settings.model_validate({"log": {"errors": errors}})
     _, inference = app._runner(settings, Broken(), torch.device("cpu"))
-    (outcome,) = inference.run([app._example(Broken())])
+    (outcome,) = inference.run([Broken.example])
     assert "customer" not in outcome.message
     assert ("a customer's words" in capsys.readouterr().err) is told
 

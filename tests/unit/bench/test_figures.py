@@ -32,12 +32,14 @@ from streamer.bench.outcomes import Counts, Outcomes, waits_s
 from streamer.bench.serving import Figures, Moment
 from streamer.engine.loop import STAGES
 from streamer.errors import BadData, Usage
-from streamer.records import Batch, BatchResult, Item, Lane, Predicted, Record, Skipped
+from streamer.records import Skipped
 from streamer.settings import Settings
+from streamer.slices import Batch, BatchResult, Row
 from streamer.telemetry.metrics import Metrics
 from streamer.telemetry.stopwatch import Stopwatch
 from streamer.wire import headers
 from tests.echo import CachedEcho, Echo, ping
+from tests.slices import rows
 from tests.unit.bench.test_advice import COUNTS, CURVE, WINDOW
 from workers.lead_scoring.worker import LeadScoring
 
@@ -82,12 +84,12 @@ def test_a_window_is_what_the_workers_own_metrics_say() -> None:
     watch.start()
     watch.lap("decode")
     watch.lap("commit")
-    items = [Item(Record("t", 0, 0, b"k", b"v", None, 1), Lane(0)) for _ in range(4)]
-    for item in items:
-        item.outcome = Predicted(b"{}", cached=False)
-    items[3].outcome = Skipped()
-    metrics.batch(BatchResult(Batch(items, "full", 4, 0.0), [], 0.25), 0.125)
-    metrics.committed(items, 5, 0.02)
+    events = rows(0, 1, 2, 3)
+    for at in range(3):
+        Row(events.columns, at).settle(b"{}")
+    Row(events.columns, 3).settle(Skipped())
+    metrics.batch(BatchResult(Batch([events], "full", 4, 0.0), [], 0.25), 0.125)
+    metrics.committed([events], 5, 0.02)
     found = window(first, Moment(5.0, Figures.parse(metrics.text().decode()), 11.0, 24.0, None), cores=2)
     assert found is not None
     assert (found.seconds, found.events, found.cpu_us, found.machine_busy) == (4.0, 4, 250_000.0, 0.5)

@@ -13,9 +13,10 @@ from benchmarks import batching
 from benchmarks.batching import Score, goodput, score, verdict
 from benchmarks.batching_arrivals import SHAPES, bursty, steady, word_count
 from benchmarks.batching_policies import CONTENDERS, GOAL_S, OURS, Contender, FixedSize, fixed
-from benchmarks.batching_simulation import Arrival, Event, Profile, Run, Stuck, capacity, in_order, simulate
+from benchmarks.batching_simulation import Arrival, Profile, Run, Stuck, capacity, in_order, simulate
 from streamer.engine.batcher import CostModel, Release
-from streamer.records import Batch
+from streamer.slices import Batch, Rows
+from tests.slices import offsets, rows
 
 PROFILE = Profile("test", fixed_s=0.001, per_word_s=1e-5, cost_max=1_000)
 RATE = 1_500.0
@@ -27,6 +28,12 @@ def arrivals(shape: str = "steady", seed: int = 1) -> list[Arrival]:
 
 def at(*moments: float, words: int = 10, partition: int = 0) -> list[Arrival]:
     return [Arrival(moment, moment, words, partition) for moment in moments]
+
+
+def waiting(*words: int, first: int = 0) -> Rows:
+    made = rows(*range(first, first + len(words)))
+    made.columns.costs = list(words)
+    return made
 
 
 def run(contender: Contender, events: Sequence[Arrival]) -> Run:
@@ -47,7 +54,7 @@ class Counting(FixedSize):
     def __init__(self, items_max: int, linger_s: float) -> None:
         super().__init__(items_max, linger_s)
         self.out_max = 0
-        self.taken: list[Event] = []
+        self.taken: list[int] = []
 
     def ready(self, now: float, out: int) -> Release | None:
         self.out_max = max(self.out_max, out)
@@ -55,7 +62,7 @@ class Counting(FixedSize):
 
     def take(self, now: float, reason: Release) -> Batch:
         batch = super().take(now, reason)
-        self.taken += batch.items
+        self.taken += offsets(batch.rows)
         return batch
 
 
@@ -74,7 +81,7 @@ def test_each_event_is_taken_once_and_two_batches_are_out_at_most():
     events = arrivals()
     policy = Counting(8, 0.002)
     simulate(policy, CostModel(), PROFILE, events, GOAL_S)
-    assert sorted(event.arrival for event in policy.taken) == list(range(len(events)))
+    assert sorted(policy.taken) == list(range(len(events)))
     assert policy.out_max == 1  # asked with one out it may send a second, with two it is not asked
 
 
@@ -122,14 +129,14 @@ def test_a_batch_pays_for_its_longest_text_and_starts_after_the_one_before():
 def test_a_fixed_size_is_released_when_full_or_when_the_first_has_lingered():
     policy = FixedSize(2, 0.010)
     assert policy.due_in(0.0, out=0) is policy.ready(0.0, out=0) is None
-    policy.add([Event(0, 1, None)], now=1.0)
+    policy.add([waiting(1)], now=1.0)
     assert policy.due_in(1.004, out=0) == pytest.approx(0.006)
     assert policy.ready(1.004, out=0) is None
     assert policy.ready(1.011, out=1) is Release.DUE
-    policy.add([Event(1, 3, None), Event(2, 1, None)], now=1.004)
+    policy.add([waiting(3, 1, first=1)], now=1.004)
     assert policy.ready(1.004, out=1) is Release.FULL
     batch = policy.take(1.004, Release.FULL)
-    assert ([event.arrival for event in batch.items], batch.cost) == ([0, 1], 6)
+    assert (offsets(batch.rows), batch.cost) == ([0, 1], 6)
 
 
 def test_answers_are_released_behind_slower_ones_of_their_partition():

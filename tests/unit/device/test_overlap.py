@@ -16,10 +16,11 @@ from streamer.device import devices
 from streamer.device.devices import CudaDevice
 from streamer.device.runner import Inference, ThreadRunner
 from streamer.errors import Reason, Temporary
-from streamer.records import Batch, BatchResult, Predicted, Rejected
+from streamer.records import Rejected
+from streamer.slices import BatchResult
 from tests.cuda_simulation import Gpu
 from tests.echo import Echo
-from tests.unit.device.test_runner import batch, items
+from tests.unit.device.test_runner import batch, events
 
 
 class Slow:
@@ -105,7 +106,7 @@ def test_the_next_batch_begins_while_one_computes(slow, overlapping):
     overlapping.submit(third)
     slow.next().done.set()
     (result,) = answers(overlapping, 1)
-    assert result.outcomes == [Predicted(b'{"double":0.0}', cached=False)]
+    assert result.outcomes == [b'{"double":0.0}']
 
 
 def test_never_more_than_two_batches_are_begun(slow, overlapping):
@@ -134,14 +135,14 @@ def test_the_time_of_a_batch_is_the_devices_and_not_the_wait_for_another(slow, o
 def test_a_failure_of_one_batch_does_not_touch_the_other(slow, overlapping):
     overlapping.submit(batch(2))
     one = slow.next()
-    broken = Batch(items(2, at_1="raise"), "idle", 2, 0.0)
+    broken = batch(2, at_1="raise")
     overlapping.submit(broken)  # fails while the first computes, and is halved after it
     assert slow.idle()
     one.done.set()
     slow.next().done.set()
     results = answers(overlapping, 2)
-    assert [type(outcome) for outcome in results[0].outcomes] == [Predicted, Predicted]
-    assert [type(outcome) for outcome in results[1].outcomes] == [Predicted, Rejected]
+    assert [type(outcome) for outcome in results[0].outcomes] == [bytes, bytes]
+    assert [type(outcome) for outcome in results[1].outcomes] == [bytes, Rejected]
 
 
 def test_a_batch_that_fails_as_it_ends_is_halved_behind_the_next(slow, overlapping):
@@ -154,7 +155,7 @@ def test_a_batch_that_fails_as_it_ends_is_halved_behind_the_next(slow, overlappi
     slow.next().done.set()
     slow.next().done.set()
     results = answers(overlapping, 2)
-    assert all(isinstance(outcome, Predicted) for result in results for outcome in result.outcomes)
+    assert all(isinstance(outcome, bytes) for result in results for outcome in result.outcomes)
 
 
 def test_a_device_that_breaks_under_a_batch_is_told_to_the_owner(slow, overlapping):
@@ -198,7 +199,7 @@ def test_on_the_cpu_a_batch_is_answered_before_the_next_begins():
 
 def test_the_stages_add_up_to_the_time_of_the_batches():
     inference = Inference(Echo(), torch.device("cpu"), 1000)
-    pending = inference.begin(items(100))
+    pending = inference.begin(events(100))
     assert pending.ready()
     inference.end(pending)
     assert all(seconds > 0 for seconds in inference.stopwatch.seconds.values())
@@ -216,7 +217,7 @@ def test_on_a_gpu_every_event_gets_its_own_answer(seed, monkeypatch):
     inference = Inference(worker, device, 1000)
     runner = ThreadRunner(inference)
     runner.start()
-    batches = [Batch(items(n % 6 + 1, at_2="raise", at_3="nan"), "idle", 1, 0.0) for n in range(12)]
+    batches = [batch(n % 6 + 1, at_2="raise", at_3="nan") for n in range(12)]
     results, left = [], list(batches)
     while len(results) < len(batches):
         while left and runner.out() < runner.slots:
@@ -227,7 +228,7 @@ def test_on_a_gpu_every_event_gets_its_own_answer(seed, monkeypatch):
     for result in results:
         reasons = [getattr(outcome, "reason", None) for outcome in result.outcomes]
         assert reasons == [None, None, Reason.MODEL_ERROR, Reason.NOT_FINITE, None, None][: len(reasons)]
-        doubles = [msgspec.json.decode(each.answer)["double"] for each in result.outcomes if type(each) is Predicted]
+        doubles = [msgspec.json.decode(each)["double"] for each in result.outcomes if type(each) is bytes]
         assert doubles == [0.0, 2.0, 8.0, 10.0][: len(doubles)]
 
 
@@ -241,6 +242,6 @@ def test_a_failure_on_a_gpu_names_its_line_in_the_worker(monkeypatch):
         def predict(self, tensors):
             raise error
 
-    (rejected,) = Inference(Odd(), CudaDevice(torch.device("cpu")), 1000).run(items(1))
+    (rejected,) = Inference(Odd(), CudaDevice(torch.device("cpu")), 1000).run(events(1))
     line = Odd.predict.__code__.co_firstlineno + 1
     assert rejected.message == f"the worker raised RuntimeError in predict, line {line} of test_overlap.py"

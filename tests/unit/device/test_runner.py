@@ -5,21 +5,27 @@ from pydantic import BaseModel
 from streamer.clock import Deadline, SystemClock
 from streamer.device.runner import Inference, ThreadRunner
 from streamer.errors import Internal, Reason, Reject, Temporary
-from streamer.records import Batch, Item, Lane, Predicted, Record, Rejected
-from tests.echo import Echo, Pong, ping
+from streamer.records import Rejected
+from streamer.slices import Batch
+from tests.echo import Echo, Ping, Pong, ping
+from tests.slices import rows
 
 
-def items(count: int, **faults) -> list[Item]:
-    made = []
-    for n in range(count):
-        item = Item(Record("t", 0, n, b"k", b"v", None, 0), Lane(0))
-        item.event = ping(n, fault=faults.get(f"at_{n}", ""))
-        made.append(item)
-    return made
+def events(count: int, **faults) -> list[Ping]:
+    return [ping(n, fault=faults.get(f"at_{n}", "")) for n in range(count)]
+
+
+def batch(count: int, **faults) -> Batch:
+    """Events of two slices."""
+    halves = [half for half in (range(count // 2), range(count // 2, count)) if half]
+    parts = [rows(*half, partition=partition) for partition, half in enumerate(halves)]
+    for part in parts:
+        part.columns.events = [ping(n, fault=faults.get(f"at_{n}", "")) for n in part.columns.offsets]
+    return Batch(parts, "idle", count, 0.0)
 
 
 def run(worker, count=4, bytes_max=1000, **faults):
-    return Inference(worker, torch.device("cpu"), bytes_max).run(items(count, **faults))
+    return Inference(worker, torch.device("cpu"), bytes_max).run(events(count, **faults))
 
 
 def test_a_failure_names_its_line_in_the_worker_and_not_its_text():
@@ -38,7 +44,7 @@ def test_a_failure_names_its_line_in_the_worker_and_not_its_text():
 
 
 def test_answers_are_json_in_order():
-    assert run(Echo(), 3) == [Predicted(b'{"double":%d.0}' % (2 * n), cached=False) for n in range(3)]
+    assert run(Echo(), 3) == [b'{"double":%d.0}' % (2 * n) for n in range(3)]
 
 
 def test_a_culprit_among_n_costs_about_two_log_n_runs():
@@ -79,7 +85,7 @@ def test_an_output_of_the_wrong_shape_is_a_failure(change):
 
 
 def test_integer_outputs_need_not_be_finite():
-    assert all(isinstance(o, Predicted) for o in run(Changed(lambda out: {"double": out["double"].long()})))
+    assert all(isinstance(o, bytes) for o in run(Changed(lambda out: {"double": out["double"].long()})))
 
 
 class FewAnswers(Echo):
@@ -113,7 +119,7 @@ def test_out_of_memory_halves_until_it_fits():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return out
 
-    assert all(isinstance(o, Predicted) for o in run(Changed(small_memory), 8))
+    assert all(isinstance(o, bytes) for o in run(Changed(small_memory), 8))
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
@@ -141,10 +147,6 @@ def test_a_broken_device_is_no_poison_record():
 
     with pytest.raises(Temporary, match="start the process again"):
         run(Changed(broken))
-
-
-def batch(count: int) -> Batch:
-    return Batch(items(count), "idle", count, 0.0)
 
 
 @pytest.fixture
@@ -191,7 +193,7 @@ def test_what_kills_the_thread_is_raised_to_the_owner():
 
 def test_answers_conform_to_the_declared_model():
     (outcome,) = run(Echo(), 1)
-    assert Pong.model_validate_json(outcome.answer) == Pong(double=0.0)
+    assert Pong.model_validate_json(outcome) == Pong(double=0.0)
 
 
 def test_rows_that_are_not_finite_never_reach_decode():
@@ -202,5 +204,5 @@ def test_rows_that_are_not_finite_never_reach_decode():
 
     outcomes = run(Bounded(), 6, at_0="nan", at_3="nan")
     assert [n for n, o in enumerate(outcomes) if isinstance(o, Rejected)] == [0, 3]
-    assert outcomes[4] == Predicted(b'{"double":8.0}', cached=False)
+    assert outcomes[4] == b'{"double":8.0}'
     assert {o.reason for o in run(Bounded(), 2, at_0="nan", at_1="nan")} == {Reason.NOT_FINITE}

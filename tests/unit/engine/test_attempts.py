@@ -11,26 +11,19 @@ from streamer.engine.attempts import FILE_BYTES, Attempts, FileStore, MemoryStor
 from streamer.engine.loop import Limits
 from streamer.errors import Exit, Reason
 from streamer.models import Model
-from streamer.records import BatchPolicy, Item, Lane, Record, Rejected
+from streamer.records import BatchPolicy, Rejected
 from streamer.telemetry.metrics import Metrics
 from streamer.testing import CRASH, LOSE, PAUSE, REVOKE, Bench, Crash, FakeKafka, ManualClock, serve
 from streamer.testing.serving import build
 from tests.echo import CachedEcho, Echo, ping
-
-
-def item(offset, partition=0):
-    return Item(Record("t", partition, offset, b"k", b"v", None, 0), Lane(partition))
-
-
-def items(*offsets, partition=0):
-    return [item(offset, partition) for offset in offsets]
+from tests.slices import rows
 
 
 def die(store, *batches, alone=False):
     """A life that ends with these batches on the device; the next one."""
     attempts = Attempts(store)
     for batch in batches:
-        attempts.begin(batch, alone)
+        attempts.begin([batch], alone)
     return Attempts(store)
 
 
@@ -95,76 +88,77 @@ def test_deaths_that_are_nobodys_fault_cost_no_answer(seed):
 
 def test_two_deaths_with_a_record_on_the_device_let_it_run_alone_from_then_on():
     store = MemoryStore()
-    die(store, items(5, 6, 7, 8))
-    attempts = die(store, items(7, 8, 9), items(20))
-    assert [one.record.offset for one in attempts.suspects(items(*range(30)))] == [7, 8]
-    assert not attempts.condemned(items(*range(30)))
+    die(store, rows(5, 6, 7, 8))
+    attempts = die(store, rows(7, 8, 9), rows(20))
+    assert [one.offset for one in attempts.suspects(rows(*range(30)))] == [7, 8]
+    assert not attempts.condemned(rows(*range(30)))
 
 
 def test_two_batches_at_one_death_count_as_one_death():
     """Batches cut by length interleave: spans of offsets instead of offsets found the wrong ones."""
     store = MemoryStore()
-    assert not die(store, items(0, 2, 4), items(1, 3, 5)).suspects(items(*range(6)))
-    attempts = die(store, items(1, 2, 7), items(6, 8))
-    assert [one.record.offset for one in attempts.suspects(items(*range(9)))] == [1, 2]
+    assert not die(store, rows(0, 2, 4), rows(1, 3, 5)).suspects(rows(*range(6)))
+    attempts = die(store, rows(1, 2, 7), rows(6, 8))
+    assert [one.offset for one in attempts.suspects(rows(*range(9)))] == [1, 2]
 
 
 def test_one_death_makes_no_suspect():
-    assert die(MemoryStore(), items(5, 6)).suspects(items(5, 6)) == []
+    assert die(MemoryStore(), rows(5, 6)).suspects(rows(5, 6)) == []
 
 
 def test_deaths_elsewhere_do_not_add_up():
     store = MemoryStore()
-    die(store, items(5, 6))
-    assert die(store, items(7, 8), items(5, 6, partition=1)).suspects(items(5, 6, 7, 8)) == []
+    die(store, rows(5, 6))
+    attempts = die(store, rows(7, 8), rows(5, 6, partition=1))
+    assert attempts.suspects(rows(5, 6, 7, 8)) == []
 
 
 def test_what_came_back_from_the_device_is_no_suspect():
     store = MemoryStore()
     for _ in range(3):
         attempts = Attempts(store)
-        attempts.begin(items(1, 2), alone=False)
-        attempts.begin(items(3, 4), alone=False)
+        attempts.begin([rows(1, 2)], alone=False)
+        attempts.begin([rows(3, 4)], alone=False)
         attempts.end()
-    assert [one.record.offset for one in Attempts(store).suspects(items(1, 2, 3, 4))] == [3, 4]
+    assert [one.offset for one in Attempts(store).suspects(rows(1, 2, 3, 4))] == [3, 4]
 
 
 def test_an_end_for_another_reason_counts_for_nothing():
     store = MemoryStore()
     for _ in range(5):
         attempts = Attempts(store)
-        attempts.begin(items(1), alone=True)
+        attempts.begin([rows(1)], alone=True)
         attempts.clear()
-    assert not Attempts(store).suspects(items(1))
+    assert not Attempts(store).suspects(rows(1))
 
 
 def test_what_is_answered_is_under_suspicion_no_more():
     store = MemoryStore()
-    die(store, items(5, 6, 7))
-    attempts = die(store, items(5, 6, 7))
-    attempts.passed(items(5, 6))
-    assert attempts.suspects(items(7))
-    attempts.passed(items(7))
-    assert Attempts(store).suspects(items(5, 6, 7)) == []
+    die(store, rows(5, 6, 7))
+    attempts = die(store, rows(5, 6, 7))
+    attempts.passed([rows(5, 6)])
+    assert attempts.suspects(rows(7))
+    attempts.passed([rows(7)])
+    assert Attempts(store).suspects(rows(5, 6, 7)) == []
 
 
 def test_what_another_replica_has_been_given_is_under_suspicion_no_more():
     store = MemoryStore()
-    die(store, items(5), items(5, partition=1))
-    attempts = die(store, items(5), items(5, partition=1))
+    die(store, rows(5), rows(5, partition=1))
+    attempts = die(store, rows(5), rows(5, partition=1))
     attempts.given_up([1, 2])
     for known in (attempts, Attempts(store)):
-        assert [one.record.partition for one in known.suspects([*items(5), *items(5, partition=1)])] == [0]
+        assert [len(known.suspects(rows(5, partition=partition))) for partition in (0, 1)] == [1, 0]
 
 
 def remembered(*script, seconds=0.001):
     """What is still known of a record of this partition that has killed three times, and was never read again."""
     store = MemoryStore()
     for _ in range(3):
-        die(store, items(500))
+        die(store, rows(500))
     bench = Bench(attempts=store, seconds=lambda batch: seconds, batch=BatchPolicy(items_max=1))
     serve(Echo(), script, bench)
-    return [one.record.offset for one in Attempts(store).suspects(items(500))]
+    return [one.offset for one in Attempts(store).suspects(rows(500))]
 
 
 def test_a_partition_that_is_given_up_with_all_its_answers_takes_its_deaths_along():
@@ -185,22 +179,22 @@ def test_a_process_that_ends_by_itself_keeps_the_deaths_that_it_knows():
     """As one does whose device hangs: all is forgotten then, but nothing was answered."""
     store = MemoryStore()
     for _ in range(3):
-        die(store, items(500))
+        die(store, rows(500))
     worker, kafka, model = Echo(), FakeKafka([]), Model.none("echo")
-    kafka.append(items(1)[0].record)  # no event of this worker
+    kafka.append(rows(1).columns.record(0))  # no event of this worker
     bench = Bench(attempts=store, limits=Limits(dead_run_max=0))
     metrics = Metrics(worker.name, model.version, CollectorRegistry())
     engine = build(worker, kafka, bench, clock=ManualClock(), faults=iter(()), metrics=metrics, model=model)
     with pytest.raises(Exit):
         engine.run()
-    assert Attempts(store).suspects(items(500))
+    assert Attempts(store).suspects(rows(500))
 
 
 def test_two_deaths_alone_condemn():
     store = MemoryStore()
-    assert not die(store, items(4), alone=True).condemned(items(4))
-    condemned = die(store, items(4), alone=True).condemned(items(3, 4, 5))
-    assert [(one.record.offset, verdict.reason) for one, verdict in condemned] == [(4, Reason.CRASH)]
+    assert not die(store, rows(4), alone=True).condemned(rows(4))
+    condemned = die(store, rows(4), alone=True).condemned(rows(3, 4, 5))
+    assert [(one.offset, verdict.reason) for one, verdict in condemned] == [(4, Reason.CRASH)]
     assert isinstance(condemned[0][1], Rejected)
 
 
@@ -208,9 +202,9 @@ def test_marks_in_a_file_outlive_their_process(tmp_path):
     path = tmp_path / "marks"
     for _ in range(2):
         store = FileStore(path)
-        Attempts(store).begin(items(5), alone=True)
+        Attempts(store).begin([rows(5)], alone=True)
         store._map.close()  # as the kernel does at a death
-    assert Attempts(FileStore(path)).condemned(items(5))
+    assert Attempts(FileStore(path)).condemned(rows(5))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -218,7 +212,7 @@ def test_marks_in_a_file_outlive_their_process(tmp_path):
 def test_a_file_that_was_cut_short_or_is_junk_marks_nothing(content, at):
     store = MemoryStore()
     store.write(content)
-    Attempts(store).suspects(items(1))
+    Attempts(store).suspects(rows(1))
 
 
 def test_a_write_that_a_death_has_torn_is_not_believed(tmp_path):
@@ -243,13 +237,13 @@ def test_a_file_that_another_process_has_is_left_alone(tmp_path):
 
 def test_a_death_of_the_owner_thread_is_not_the_devices():
     store = MemoryStore()
-    die(store, items(5, 6))
+    die(store, rows(5, 6))
     for _ in range(3):
         attempts = Attempts(store)
-        attempts.begin(items(7), alone=True)
+        attempts.begin([rows(7)], alone=True)
         attempts.reading(True)
-    assert Attempts(store).suspects(items(5, 6, 7)) == []
-    assert [one.record.offset for one in die(store, items(5)).suspects(items(5, 6))] == [5], "what was known is kept"
+    assert Attempts(store).suspects(rows(5, 6, 7)) == []
+    assert [one.offset for one in die(store, rows(5)).suspects(rows(5, 6))] == [5], "what was known is kept"
 
 
 def test_a_full_or_forbidden_disk_shows_when_the_file_is_opened(tmp_path):

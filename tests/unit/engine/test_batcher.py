@@ -1,12 +1,14 @@
 import pytest
 
 from streamer.engine.batcher import Batcher, CostModel, Release
-from streamer.records import BatchPolicy, Item, Lane, Record
+from streamer.records import BatchPolicy
+from streamer.slices import Rows
+from tests.slices import offsets, rows
 
 
-def item(cost: int = 1, due: float | None = None) -> Item:
-    made = Item(Record("t", 0, 0, None, None, None, 0), Lane(0))
-    made.cost, made.due = cost, due
+def item(cost: int = 1, due: float | None = None, offset: int = 0) -> Rows:
+    made = rows(offset)
+    made.columns.costs, made.columns.due = [cost], [due]
     return made
 
 
@@ -81,35 +83,35 @@ def test_a_goal_ends_the_linger_of_an_idle_runner():
 def test_a_backlog_has_no_due_time_and_fills_whole_batches():
     waiting = batcher(per_cost_s=0.010, items_max=8)
     waiting.add([item(due=None) for _ in range(20)], now=0.0)
-    assert len(waiting.take(0.0, Release.FULL).items) == 8
+    assert len(waiting.take(0.0, Release.FULL)) == 8
 
 
 def test_a_fresh_event_gets_a_batch_no_larger_than_its_goal_allows():
     waiting = batcher(per_cost_s=0.010, items_max=8)
     waiting.add([item(due=0.050) for _ in range(20)], now=0.0)
-    assert len(waiting.take(0.0, Release.FULL).items) == 5
+    assert len(waiting.take(0.0, Release.FULL)) == 5
 
 
 def test_a_cost_budget_bounds_padded_cost_not_items():
     waiting = batcher(cost_max=64, items_max=100)
     waiting.add([item(cost=15) for _ in range(10)], now=0.0)
     batch = waiting.take(0.0, Release.FULL)
-    assert (len(batch.items), batch.cost) == (4, 64)
+    assert (len(batch), batch.cost) == (4, 64)
 
 
 def test_an_event_beyond_the_budget_flies_alone():
     waiting = batcher(cost_max=64)
     waiting.add([item(cost=5000), item(cost=5000)], now=0.0)
     batch = waiting.take(0.0, Release.FULL)
-    assert (len(batch.items), batch.cost) == (1, 5000)
+    assert (len(batch), batch.cost) == (1, 5000)
 
 
 def test_lengths_are_not_mixed_when_padding_costs_more_than_a_batch():
     waiting = batcher(fixed_s=0.001, per_cost_s=0.001)
     long, short = item(cost=64), item(cost=4)
     waiting.add([long, short], now=0.0)
-    assert waiting.take(0.0, Release.IDLE).items == [long]
-    assert waiting.take(0.0, Release.IDLE).items == [short]
+    assert waiting.take(0.0, Release.IDLE).rows == [long]
+    assert waiting.take(0.0, Release.IDLE).rows == [short]
 
 
 def test_lengths_are_mixed_when_a_batch_of_their_own_costs_more():
@@ -117,7 +119,7 @@ def test_lengths_are_mixed_when_a_batch_of_their_own_costs_more():
     long, short = item(cost=64), item(cost=4)
     waiting.add([long, short], now=0.0)
     batch = waiting.take(0.0, Release.IDLE)
-    assert set(batch.items) == {long, short}
+    assert sorted(map(id, batch.rows)) == sorted(map(id, (long, short)))
     assert batch.cost == 128
 
 
@@ -129,7 +131,7 @@ def test_the_oldest_is_passed_over_only_so_often():
     for turn in range(Batcher.PASSED_OVER_MAX + 1):
         waiting.add([item(cost=4), item(cost=4)], now=float(turn + 1))
         assert waiting.ready(float(turn), out=1) is Release.FULL
-        taken.append(lonely in waiting.take(float(turn), Release.FULL).items)
+        taken.append(lonely in waiting.take(float(turn), Release.FULL).rows)
     assert taken == [False] * Batcher.PASSED_OVER_MAX + [True]
 
 
@@ -172,3 +174,29 @@ def test_costs_follow_a_machine_that_slows_down():
 
 def test_before_the_first_batch_time_is_unknown_and_zero():
     assert CostModel().seconds(1000) == 0.0
+
+
+def test_records_that_were_read_together_are_cut_where_a_batch_is_full():
+    waiting = batcher(items_max=4)
+    waiting.add([rows(*range(10))], now=0.0)
+    batches = [waiting.take(0.0, Release.FULL) for _ in range(3)]
+    assert [offsets(batch.rows) for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [batch.cost for batch in batches] == [4, 4, 2]
+    assert len(waiting) == 0
+
+
+def test_a_batch_takes_the_oldest_of_several_slices():
+    waiting = batcher(items_max=3)
+    waiting.add([rows(0, 1), rows(5, partition=1)], now=0.0)
+    waiting.add([rows(2)], now=1.0)
+    assert [offsets(waiting.take(2.0, Release.FULL).rows) for _ in range(2)] == [[0, 1, 5], [2]]
+
+
+def test_records_of_a_slice_wait_by_their_lengths():
+    waiting = batcher(fixed_s=0.001, per_cost_s=0.001, items_max=2)
+    mixed = rows(0, 1, 2, 3, 4)
+    mixed.columns.costs = [64, 4, 64, 4, 4]
+    waiting.add([mixed], now=0.0)
+    batches = [waiting.take(0.0, Release.FULL) for _ in range(3)]
+    assert [offsets(batch.rows) for batch in batches] == [[0, 2], [1, 3], [4]]
+    assert [batch.cost for batch in batches] == [128, 8, 4]

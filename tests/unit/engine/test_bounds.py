@@ -17,11 +17,13 @@ from streamer.errors import Aborted, BadConfig, BadData, DeviceFailed, Refused, 
 from streamer.kafka.at_least_once import AtLeastOnceSink
 from streamer.kafka.source import KafkaSource
 from streamer.models import Model
-from streamer.records import Batch, BatchPolicy, Message, Predicted
+from streamer.records import BatchPolicy
+from streamer.slices import Batch
 from streamer.telemetry.metrics import Metrics
 from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records
 from tests.echo import CachedEcho, Echo, Ping, ping
+from tests.slices import alone, messages, run
 from tests.unit.kafka.test_at_least_once import at_least_once
 from tests.unit.kafka.test_exactly_once import Setup, durable
 from tests.unit.kafka.test_exactly_once import error as said
@@ -100,11 +102,11 @@ def test_the_keys_of_a_mapping_are_not_published() -> None:
 
 
 def test_a_prediction_that_no_record_can_hold_for_its_key_is_a_dead_letter() -> None:
-    item = decoded(key=b"\xff" * 3_000)
-    item.outcome = Predicted(b'{"double": 2.0}', cached=False)
-    (message,) = codec(bytes_max=10_000).encode_many([item])
+    one = decoded(key=b"\xff" * 3_000)
+    one.settle(b'{"double": 2.0}')
+    (message,) = messages(codec(bytes_max=10_000).encode(alone(one)))
     assert message.topic.startswith("dlq.")
-    assert message.key == item.record.key
+    assert message.key == one.columns.keys[0]
     assert dict(message.headers)["streamer-reason"] == b"answer-too-large"
 
 
@@ -153,9 +155,8 @@ def source() -> KafkaSource:
 
 def test_a_record_whose_header_names_are_no_text_is_read_without_them(source: KafkaSource) -> None:
     broken = SystemError("returned a result with an exception set")  # what confluent-kafka 2.16 raises
-    (first, second) = source._take([Read(0, 0, names=broken), Read(0, 1, names=[("n", b"v")])])
-    assert (first.value, first.headers) == (b"v", None)
-    assert second.headers == [("n", b"v")]
+    (columns,) = source._take([Read(0, 0, names=broken), Read(0, 1, names=[("n", b"v")])])
+    assert (columns.values, columns.headers) == ([b"v", b"v"], [None, [("n", b"v")]])
 
 
 def test_what_is_said_of_a_partition_that_was_given_up_is_not_heard(source: KafkaSource) -> None:
@@ -280,7 +281,7 @@ def test_a_line_that_was_disturbed_under_an_abort_gets_a_new_producer() -> None:
 )
 def test_at_least_once_says_what_the_client_refuses(error: Exception, kind: type[Exception]) -> None:
     sink, _, kafka = at_least_once({})
-    sink._unsent = [Message("target", 0, b"k", b"v", [])]
+    sink._unsent = [run("target", 0, b"k", b"v")]
     sink._producer.plan["produce"] = error
     with pytest.raises(kind) as caught:
         durable(sink)
@@ -290,7 +291,7 @@ def test_at_least_once_says_what_the_client_refuses(error: Exception, kind: type
 
 def test_at_least_once_names_a_missing_topic() -> None:
     sink, _, _ = at_least_once({})
-    sink.write([Message("gone", 0, b"k", b"v", [])])
+    sink.write([run("gone", 0, b"k", b"v")])
     with pytest.raises(Refused, match="streamer topics apply"):
         durable(sink)
 

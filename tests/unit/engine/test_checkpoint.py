@@ -4,11 +4,12 @@ from prometheus_client import CollectorRegistry
 from streamer.clock import Deadline
 from streamer.engine.checkpoint import LOOK_S, REFUSALS_MAX, Checkpoint, CheckpointParts, CommitPolicy
 from streamer.errors import Aborted, Reason, Refused, Temporary, Unclear, Unreachable, Wait
-from streamer.records import Item, Lane, Record, Rejected, Released
+from streamer.records import Rejected
 from streamer.telemetry.metrics import Metrics
 from streamer.testing import FakeCommitter, FakeKafka, FakeSource, ManualClock
 from streamer.wire.codec import Identity, JsonCodec
 from tests.echo import Echo
+from tests.slices import alone, row
 
 
 class Sink:
@@ -63,14 +64,14 @@ class Setup:
                 metrics,
             ),
             policy or CommitPolicy(interval_s=0.1, gap_s=0.005, rests=2.0),
-            lambda items, seconds: self.durable.extend(items),
+            lambda durable, seconds: self.durable.extend(durable),
         )
 
     def add(self, offset, partition=0):
-        item = Item(Record("t", partition, offset, b"k", b"v", None, 0), Lane(partition))
-        item.outcome = Rejected(Reason.INVALID, "m", "E")
-        self.checkpoint.add([Released(partition, [item], item.record.size)])
-        return item
+        rows = alone(row(offset, partition))
+        rows.settle([Rejected(Reason.INVALID, "m", "E")])
+        self.checkpoint.add([rows])
+        return rows
 
     def begin(self):
         return self.checkpoint.begin(Deadline(self.clock, 10))
@@ -348,7 +349,7 @@ def test_an_unclear_hand_over_is_not_taken_for_the_commit_before_it():
     setup.kafka.committed = {0: 1}  # somebody else, up to exactly our position
     assert setup.checkpoint.begin(Deadline(setup.clock, 10)) == {0: 1}
     setup.checkpoint.wait()
-    assert [item.record.partition for item in setup.durable] == [1]
+    assert [rows.columns.partition for rows in setup.durable] == [1]
     assert setup.kafka.committed == {0: 1, 1: 1}
 
 

@@ -3,9 +3,11 @@
 from streamer.engine.attempts import Attempts, MemoryStore
 from streamer.engine.batcher import Batcher, CostModel
 from streamer.engine.dispatch import Dispatch
-from streamer.records import Batch, BatchPolicy, BatchResult, Predicted
+from streamer.records import BatchPolicy
+from streamer.slices import Batch, BatchResult
 from streamer.testing import ManualClock
-from tests.unit.engine.test_attempts import die, items
+from tests.slices import offsets, rows
+from tests.unit.engine.test_attempts import die
 
 
 class Slots:
@@ -24,19 +26,19 @@ class Slots:
 
     def finished(self, timeout_s: float) -> list[BatchResult]:
         batch = self.batches.pop(0)
-        return [BatchResult(batch, [Predicted(b"{}", False)] * len(batch.items), 0.01)]
+        return [BatchResult(batch, [b"{}"] * len(batch), 0.01)]
 
     def on_device(self) -> list[list[int]]:
-        return [[item.record.offset for item in batch.items] for batch in self.batches]
+        return [offsets(batch.rows) for batch in self.batches]
 
 
 def test_nothing_follows_a_suspect_before_it_has_come_back():
     """The last of them was followed by a full batch, whose death would have been counted as its own."""
     store, runner, clock = MemoryStore(), Slots(), ManualClock()
-    die(store, items(1, 2))
-    attempts: Attempts = die(store, items(1, 2))
+    die(store, rows(1, 2))
+    attempts: Attempts = die(store, rows(1, 2))
     dispatch = Dispatch(Batcher(BatchPolicy(items_max=4), CostModel()), runner, attempts, clock)
-    dispatch.add(items(*range(12)), clock.now())
+    dispatch.add([rows(*range(12))], clock.now())
     seen = []
     while len(dispatch) or runner.out():
         dispatch.submit()

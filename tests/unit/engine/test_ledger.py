@@ -1,92 +1,128 @@
 import pytest
 
 from streamer.engine.ledger import Ledger
-from streamer.errors import Internal
-from streamer.records import Record, Skipped
+from streamer.errors import Internal, Reason
+from streamer.records import Record, Rejected, Skipped
+from streamer.slices import sliced
+from tests.slices import offsets
 
 
 def record(partition: int, offset: int, value: bytes = b"12345") -> Record:
     return Record("t", partition, offset, b"k", value, None, 0)
 
 
-def released(ledger: Ledger) -> list:
-    return [item for run in ledger.release() for item in run.items]
+def opened(ledger: Ledger, *records: Record) -> list:
+    return [row for rows in ledger.open(sliced(records)) for row in rows]
 
 
 def test_releases_in_arrival_order_however_it_is_settled():
     ledger = Ledger()
-    a, b, c = ledger.open([record(0, 4), record(0, 5), record(0, 9)])
-    ledger.settle(c, Skipped())
-    ledger.settle(b, Skipped())
+    a, b, c = opened(ledger, record(0, 4), record(0, 5), record(0, 9))
+    c.settle(Skipped())
+    b.settle(b"{}")
     assert ledger.release() == []
-    ledger.settle(a, Skipped())
-    (run,) = ledger.release()
-    assert run.items == [a, b, c]
-    assert (run.partition, run.position, run.size) == (0, 10, 18)
+    a.settle(Skipped())
+    (rows,) = ledger.release()
+    assert list(rows) == [a, b, c]
+    assert (rows.columns.partition, rows.position, rows.size) == (0, 10, 18)
     assert ledger.release() == []
 
 
 def test_a_slow_partition_does_not_hold_another():
     ledger = Ledger()
-    _, b = ledger.open([record(0, 0), record(1, 7)])
-    ledger.settle(b, Skipped())
-    (run,) = ledger.release()
-    assert (run.partition, run.items, run.position) == (1, [b], 8)
+    _, b = opened(ledger, record(0, 0), record(1, 7))
+    b.settle(Skipped())
+    (rows,) = ledger.release()
+    assert (rows.columns.partition, list(rows), rows.position) == (1, [b], 8)
 
 
 def test_partitions_that_alternate_keep_their_orders():
     ledger = Ledger()
-    items = ledger.open([record(0, 0), record(1, 0), record(0, 1), record(1, 1)])
-    ledger.settle_all(items, [Skipped()] * 4)
-    assert [[item.record.offset for item in run.items] for run in ledger.release()] == [[0, 1], [0, 1]]
+    for row in opened(ledger, record(0, 0), record(1, 0), record(0, 1), record(1, 1)):
+        row.settle(Skipped())
+    assert [offsets([rows]) for rows in ledger.release()] == [[0, 1], [0, 1]]
+
+
+def test_slices_of_a_partition_are_released_one_after_the_other_and_the_last_in_part():
+    ledger = Ledger()
+    first = opened(ledger, record(0, 0), record(0, 1))
+    second = opened(ledger, record(0, 2), record(0, 3))
+    for row in [*first, second[0]]:
+        row.settle(b"{}")
+    assert [offsets([rows]) for rows in ledger.release()] == [[0, 1], [2]]
+    second[1].settle(b"{}")
+    assert [offsets([rows]) for rows in ledger.release()] == [[3]]
 
 
 def test_counts_records_and_bytes_in_flight():
     ledger = Ledger()
-    a, _ = ledger.open([record(0, 0), record(1, 0)])
+    a, _ = opened(ledger, record(0, 0), record(1, 0))
     assert (len(ledger), ledger.bytes) == (2, 12)
-    ledger.settle(a, Skipped())
+    a.settle(Skipped())
     ledger.release()
     assert (len(ledger), ledger.bytes) == (1, 6)
     ledger.forget([1])
     assert (len(ledger), ledger.bytes) == (0, 0)
 
 
-def test_bytes_of_what_was_read_together_count_until_the_last_of_it_is_released():
+def test_bytes_of_a_slice_count_until_the_last_of_it_is_released():
     ledger = Ledger()
-    a, b = ledger.open([record(0, 0), record(0, 1)])
-    (c,) = ledger.open([record(0, 2)])
-    ledger.settle(a, Skipped())
-    (run,) = ledger.release()
-    assert (run.size, ledger.bytes) == (0, 18)
-    ledger.settle_all([b, c], [Skipped()] * 2)
-    (run,) = ledger.release()
-    assert (run.size, ledger.bytes) == (18, 0)
+    a, b = opened(ledger, record(0, 0), record(0, 1))
+    (c,) = opened(ledger, record(0, 2))
+    a.settle(Skipped())
+    (rows,) = ledger.release()
+    assert (rows.size, ledger.bytes, len(ledger)) == (0, 18, 2)
+    b.settle(Skipped())
+    c.settle(Skipped())
+    assert [rows.size for rows in ledger.release()] == [12, 6]
+    assert (ledger.bytes, len(ledger)) == (0, 0)
+
+
+def test_a_partition_that_is_given_up_half_released_counts_no_more():
+    ledger = Ledger()
+    a, _ = opened(ledger, record(0, 0), record(0, 1))
+    a.settle(Skipped())
+    ledger.release()
+    ledger.forget([0])
+    assert (len(ledger), ledger.bytes) == (0, 0)
 
 
 def test_an_outcome_for_a_partition_that_was_given_up_has_no_effect():
     ledger = Ledger()
-    (old,) = ledger.open([record(0, 0)])
+    (old,) = opened(ledger, record(0, 0))
     ledger.forget([0])
-    (new,) = ledger.open([record(0, 0)])
-    ledger.settle(old, Skipped())
+    assert old.columns.gone
+    (new,) = opened(ledger, record(0, 0))
+    old.settle(Skipped())
     assert ledger.release() == []
-    ledger.settle(new, Skipped())
-    assert released(ledger) == [new]
+    new.settle(Skipped())
+    assert [list(rows) for rows in ledger.release()] == [[new]]
 
 
-def test_refuses_an_offset_that_does_not_grow():
+@pytest.mark.parametrize("offsets", [[5], [6, 6], [7, 6], [6, 8, 7]])
+def test_refuses_an_offset_that_does_not_grow(offsets):
     ledger = Ledger()
-    ledger.open([record(0, 5)])
+    opened(ledger, record(0, 5))
     with pytest.raises(Internal, match="growing offsets"):
-        ledger.open([record(0, 5)])
+        opened(ledger, *(record(0, offset) for offset in offsets))
 
 
 def test_refuses_a_second_outcome():
     ledger = Ledger()
-    (a,) = ledger.open([record(0, 0)])
-    ledger.settle(a, Skipped())
+    (rows,) = ledger.open(sliced([record(0, 0), record(0, 1)]))
+    a, _ = rows
+    a.settle(Skipped())
+    with pytest.raises(Internal, match="offset 0 of partition 0 was settled twice"):
+        a.settle(b"{}")
     with pytest.raises(Internal, match="settled twice"):
-        ledger.settle(a, Skipped())
-    with pytest.raises(Internal, match="settled twice"):
-        ledger.settle_all([a], [Skipped()])
+        rows.settle([b"{}", b"{}"])
+
+
+def test_a_batch_settles_answers_and_rejections_in_their_places():
+    ledger = Ledger()
+    (rows,) = ledger.open(sliced(record(0, offset) for offset in range(3)))
+    rejected = Rejected(Reason.MODEL_ERROR, "m", "E")
+    rows.settle([b"1", rejected, b"3"])
+    assert [row.outcome for row in rows] == [b"1", rejected, b"3"]
+    assert rows.rare() == {1: rejected}
+    assert len(rows.open()) == 0

@@ -176,7 +176,7 @@ def test_in_flight_is_bounded():
 
     def watch(batch):
         nonlocal widest
-        widest = max(widest, len(batch.items))
+        widest = max(widest, len(batch))
         return 1.0
 
     answers = serve(

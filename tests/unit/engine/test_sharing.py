@@ -3,9 +3,10 @@ import pytest
 from streamer.engine.ledger import Ledger
 from streamer.engine.sharing import Sharing
 from streamer.errors import Reason
-from streamer.records import Predicted, Record, Rejected
+from streamer.records import Cached, Record, Rejected
+from streamer.slices import sliced
 
-ANSWER = Predicted(b"1", cached=False)
+ANSWER = b"1"
 FAILURE = Rejected(Reason.MODEL_ERROR, "m", "E")
 
 
@@ -16,13 +17,14 @@ class Setup:
         self.offset = 0
 
     def item(self, partition=0, key=b"k"):
-        (made,) = self.ledger.open([Record("t", partition, self.offset, b"", b"", None, 0)])
+        (rows,) = self.ledger.open(sliced([Record("t", partition, self.offset, b"", b"", None, 0)]))
+        (made,) = rows
         self.offset += 1
-        made.cache_key = key
+        made.columns.content_keys[0] = key
         return made
 
     def settle(self, item, outcome):
-        self.ledger.settle(item, outcome)
+        item.settle(outcome)
         return self.sharing.answered(item, outcome)
 
     def give_up(self, partition):
@@ -51,7 +53,7 @@ def test_until_it_is_durable_an_answer_is_shared_at_once(setup):
     leader = setup.item()
     setup.sharing.lead(leader)
     setup.settle(leader, ANSWER)
-    assert setup.sharing.follow(setup.item()) == Predicted(b"1", cached=True)
+    assert setup.sharing.follow(setup.item()) == Cached(b"1")
     setup.sharing.end(leader)
     assert setup.sharing.follow(setup.item()) is False
 

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from streamer.records import Lane
+from streamer.slices import Lane
 from tests.simulation.__main__ import play, play_many, quiet, replay, report
 from tests.simulation.bugs import BUGS
 from tests.simulation.schedule import World
@@ -70,4 +70,4 @@ def test_schedules_leave_nothing_behind() -> None:
 
     before = lanes()
     play_many(range(50), None)
-    assert lanes() == before
+    assert lanes() <= before

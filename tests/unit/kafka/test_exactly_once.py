@@ -15,8 +15,8 @@ from streamer.engine.committer import ThreadCommitter
 from streamer.errors import Aborted, Temporary, Unclear, Wait
 from streamer.kafka.exactly_once import TransactionalSink
 from streamer.kafka.rivals import FENCES
-from streamer.records import Message
 from streamer.testing import FakeKafka, FakeSource, ManualClock
+from tests.slices import run
 
 
 def error(code: int, **flags: bool) -> KafkaException:
@@ -116,7 +116,7 @@ class Setup:
         return self.producers[-1]
 
     def write(self, *partitions: int, topic: str = "target") -> None:
-        self.sink.write([Message(topic, p, b"k", b"v%d" % p, []) for p in partitions or (0,)])
+        self.sink.write([run(topic, p, b"k", b"v%d" % p) for p in partitions or (0,)])
 
     def commit(self) -> None:
         durable(self.sink, self.clock)

@@ -13,10 +13,11 @@ from streamer.engine.checkpoint import REFUSALS_MAX, Checkpoint, CheckpointParts
 from streamer.engine.committer import GRACE_S
 from streamer.errors import Aborted, Reason, Refused, StreamerError, Unclear, Unreachable
 from streamer.ports import Commit
-from streamer.records import Item, Lane, Record, Rejected, Released
+from streamer.records import Rejected
 from streamer.telemetry.metrics import Metrics
 from streamer.wire.codec import Identity, JsonCodec
 from tests.echo import Echo
+from tests.slices import alone, row
 from tests.unit.kafka.test_exactly_once import FailingProducer, Setup, error
 
 
@@ -137,10 +138,10 @@ def checkpoint(setup: Setup) -> Checkpoint:
     metrics = Metrics("echo", "0", CollectorRegistry())
     committer = ImpatientCommitter(setup.clock)
     parts = CheckpointParts(setup.source, setup.sink, committer, codec, setup.clock, metrics)
-    made = Checkpoint(parts, CommitPolicy(), lambda items, seconds: None)
-    item = Item(Record("t", 0, 0, b"k", b"v", None, 0), Lane(0))
-    item.outcome = Rejected(Reason.INVALID, "m", "E")
-    made.add([Released(0, [item], item.record.size)])
+    made = Checkpoint(parts, CommitPolicy(), lambda durable, seconds: None)
+    one = row()
+    one.settle(Rejected(Reason.INVALID, "m", "E"))
+    made.add([alone(one)])
     return made
 
 

@@ -19,11 +19,13 @@ from streamer.cli import replay
 from streamer.errors import Reason, Reject
 from streamer.privacy import encryption
 from streamer.privacy.encryption import PREFIX, WORD, Cipher, Keyring
-from streamer.records import Item, Lane, Message, Record, Rejected
+from streamer.records import Message, Rejected
+from streamer.slices import Row
 from streamer.testing import ManualClock
 from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
 from tests.people import CANARIES, CANARY, Indiscreet, Person, as_json, person
+from tests.slices import alone, messages, read_by, row
 from tests.unit.privacy.test_pii import Seen
 
 OLD, NEW = bytes(32), bytes(range(32))
@@ -42,16 +44,15 @@ def codec(of: Cipher | None = PEOPLE) -> JsonCodec:
     return JsonCodec(Indiscreet(), Identity("indiscreet", "v1", "d", "g"), ManualClock(), BYTES_MAX, of)
 
 
-def decoded(value: bytes | None, of: Cipher | None = PEOPLE, read: Any = None) -> Item:
-    item = Item(Record(Person.topic, 0, 7, b"a", value, read, 0), Lane(0))
-    for one, rejected in codec(of).decode_many([item]):
-        one.outcome = rejected
-    return item
+def decoded(value: bytes | None, of: Cipher | None = PEOPLE, read: Any = None) -> Row:
+    one = row(7, topic=Person.topic, key=b"a", value=value, headers=read)
+    return read_by(codec(of), one)
 
 
-def dead_letter(item: Item, of: Cipher | None = PEOPLE) -> Message:
-    item.outcome = item.outcome or Rejected(Reason.MODEL_ERROR, "m", "E")
-    [message] = codec(of).encode_many([item])
+def dead_letter(one: Row, of: Cipher | None = PEOPLE) -> Message:
+    if one.outcome is None:
+        one.settle(Rejected(Reason.MODEL_ERROR, "m", "E"))
+    [message] = messages(codec(of).encode(alone(one)))
     return message
 
 
@@ -335,8 +336,7 @@ def test_without_keys_none_of_our_events_takes_a_sealed_value_for_a_plain_one(ev
 def test_without_keys_the_path_of_an_event_does_not_look_for_seals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encryption, "holds_sealed", None)
     plain = codec(None)
-    item = Item(Record(Person.topic, 0, 7, b"a", as_json().encode(), None, 0), Lane(0))
-    assert plain.decode_many([item]) == []
+    assert plain.decode(alone(row(7, topic=Person.topic, key=b"a", value=as_json().encode()))) == []
     assert plain._reader._validate == Indiscreet.event.__pydantic_validator__.validate_json, (
         "nothing is wrapped around it"
     )

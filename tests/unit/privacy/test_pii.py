@@ -24,7 +24,8 @@ from streamer import app
 from streamer.errors import BadConfig, Exit, Internal
 from streamer.models import Model
 from streamer.privacy import pii
-from streamer.records import Item, Lane, Predicted, Record
+from streamer.records import Record
+from streamer.slices import Row
 from streamer.telemetry import log
 from streamer.telemetry.metrics import Metrics
 from streamer.testing import Bench, FakeKafka, ManualClock
@@ -32,6 +33,7 @@ from streamer.testing.serving import build, published, records, run_to_end
 from streamer.wire import derive, headers
 from streamer.wire.codec import Identity, JsonCodec
 from tests.people import CANARIES, CANARY, FAULTS, NUMBER, Indiscreet, Person, Quoting, as_json, person
+from tests.slices import alone, messages, read_by, row
 
 
 class Seen:
@@ -171,19 +173,17 @@ def test_an_error_of_an_event_quotes_nothing(changes: dict[str, Any]) -> None:
 # Dead letters, predictions, traces
 
 
-def decoded(value: bytes, record_headers: Any = None) -> tuple[Item, JsonCodec]:
-    item = Item(Record(Person.topic, 0, 7, b"a", value, record_headers, 0), Lane(0))
+def decoded(value: bytes, record_headers: Any = None) -> tuple[Row, JsonCodec]:
+    one = row(7, topic=Person.topic, key=b"a", value=value, headers=record_headers)
     codec = JsonCodec(Indiscreet(), Identity("indiscreet", "v1", "d", "g"), ManualClock(), 100_000)
-    for one, rejected in codec.decode_many([item]):
-        one.outcome = rejected
-    return item, codec
+    return read_by(codec, one), codec
 
 
 def said_of(value: bytes, record_headers: Any = None) -> list[tuple[str, bytes]]:
     """The headers of the dead letter that this becomes."""
     item, codec = decoded(value, record_headers)
     assert item.outcome is not None, "it was not refused"
-    [message] = codec.encode_many([item])
+    [message] = messages(codec.encode(alone(item)))
     return [(name, found) for name, found in message.headers if name in headers.ERRORS]
 
 
@@ -209,7 +209,7 @@ def test_no_header_of_a_dead_letter_quotes_the_event(changes: dict[str, Any], cu
     value = as_json(**changes).encode()
     item, codec = decoded(value[: len(value) - cut] if cut else value)
     if item.outcome is not None:
-        [message] = codec.encode_many([item])
+        [message] = messages(codec.encode(alone(item)))
         clean([pair for pair in message.headers if pair[0] in headers.ERRORS])
 
 
@@ -242,8 +242,8 @@ def test_of_a_trace_nothing_but_its_ids_goes_on(trace: bytes, goes_on: bool) -> 
     read = [("traceparent", trace), ("tracestate", CANARY.encode()), ("baggage", b"user=" + CANARY.encode())]
     item, codec = decoded(as_json().encode(), read)
     assert item.outcome is None
-    item.outcome = Predicted(b"{}", cached=False)
-    [message] = codec.encode_many([item])
+    item.settle(b"{}")
+    [message] = messages(codec.encode(alone(item)))
     assert message.headers == ([("traceparent", trace)] if goes_on else [])
     clean(message.value)
 

@@ -16,9 +16,9 @@ STREAMER = ROOT / "streamer"
 LAYERS = ["schemas", "streamer", "workers", "benchmarks", "tests"]
 # fmt: off
 ORDER = [
-    "errors", "clock", "records", "panes", "days", "privacy", "settings", "models", "worker", "discovery", "process",
-    "ports", "telemetry", "cache", "kafka", "features", "wire", "device", "engine", "windows", "app", "testing", "demo",
-    "bench", "cli",
+    "errors", "clock", "records", "slices", "panes", "days", "privacy", "settings", "models", "worker", "discovery",
+    "process", "ports", "telemetry", "cache", "kafka", "features", "wire", "device", "engine", "windows", "app",
+    "testing", "demo", "bench", "cli",
 ]
 # fmt: on
 """The rooms and modules of `streamer`, lowest first: each imports only what stands before it."""

@@ -8,8 +8,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.errors import Reason
-from streamer.records import Batch, BatchResult, Item, Lane, Outcome, Predicted, Record, Rejected, Skipped
+from streamer.records import Cached, Outcome, Rejected, Skipped
+from streamer.slices import Batch, BatchResult, Rows
 from streamer.telemetry.metrics import BulkHistogram, Metrics
+from tests.slices import alone, row, rows
 
 NOW_MS = 1_700_000_000_000
 
@@ -24,10 +26,10 @@ def metrics(registry: CollectorRegistry) -> Metrics:
     return Metrics("lead-scoring", "v3", registry)
 
 
-def item(outcome: Outcome | None, age_ms: int = 0) -> Item:
-    made = Item(Record("t", 0, 0, b"customer-7", b"v", None, NOW_MS - age_ms), Lane(0))
-    made.outcome = outcome
-    return made
+def settled(outcome: Outcome, age_ms: int = 0) -> Rows:
+    one = row(key=b"customer-7", timestamp_ms=NOW_MS - age_ms)
+    one.settle(outcome)
+    return alone(one)
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -35,16 +37,16 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 def test_outcomes_and_dead_letters_are_counted(metrics: Metrics, registry: CollectorRegistry) -> None:
-    items = [
-        item(Predicted(b"{}", cached=False)),
-        item(Predicted(b"{}", cached=True)),
-        item(Rejected(Reason.INVALID, "m", "E")),
-        item(Rejected(Reason.INVALID, "m", "E")),
-        item(Rejected(Reason.NO_KEY, "m", "E")),
-        item(Skipped()),
+    durable = [
+        settled(b"{}"),
+        settled(Cached(b"{}")),
+        settled(Rejected(Reason.INVALID, "m", "E")),
+        settled(Rejected(Reason.INVALID, "m", "E")),
+        settled(Rejected(Reason.NO_KEY, "m", "E")),
+        settled(Skipped()),
     ]
-    metrics.committed(items, NOW_MS, 0.004)
-    metrics.committed(items[:1], NOW_MS, 0.004)
+    metrics.committed(durable, NOW_MS, 0.004)
+    metrics.committed(durable[:1], NOW_MS, 0.004)
     assert value(registry, "messages_produced_total", outcome="ok") == 3
     assert value(registry, "messages_produced_total", outcome="dlq") == 3
     assert value(registry, "messages_produced_total", outcome="skipped") == 1
@@ -55,8 +57,7 @@ def test_outcomes_and_dead_letters_are_counted(metrics: Metrics, registry: Colle
 
 
 def test_latency_is_from_the_records_timestamp(metrics: Metrics, registry: CollectorRegistry) -> None:
-    answer = Predicted(b"{}", cached=False)
-    metrics.committed([item(answer, 5), item(answer, 30), item(answer, 7_200_000)], NOW_MS, 0.0)
+    metrics.committed([settled(b"{}", 5), settled(b"{}", 30), settled(b"{}", 7_200_000)], NOW_MS, 0.0)
     assert value(registry, "end_to_end_latency_seconds_sum") == pytest.approx(7200.035)
     assert value(registry, "end_to_end_latency_seconds_bucket", le="0.005") == 1
     assert value(registry, "end_to_end_latency_seconds_bucket", le="0.05") == 2
@@ -67,8 +68,8 @@ def test_latency_is_from_the_records_timestamp(metrics: Metrics, registry: Colle
 def test_a_clock_ahead_is_no_negative_latency_and_no_timestamp_none(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    unknown = item(Skipped(), NOW_MS + 1)  # a record without timestamp has -1
-    metrics.committed([item(Skipped(), -5000), unknown], NOW_MS, 0.0)
+    unknown = settled(Skipped(), NOW_MS + 1)  # a record without timestamp has -1
+    metrics.committed([settled(Skipped(), -5000), unknown], NOW_MS, 0.0)
     assert value(registry, "end_to_end_latency_seconds_count") == 1
     assert value(registry, "end_to_end_latency_seconds_sum") == 0
 
@@ -98,7 +99,7 @@ def test_bulk_histogram_agrees_with_prometheus_own() -> None:
 
 
 def test_batches_are_measured_by_reason(metrics: Metrics, registry: CollectorRegistry) -> None:
-    batch = Batch(items=[item(None)] * 3, reason="idle", cost=3, waited_s=0.003)
+    batch = Batch([rows(1, 2), rows(5)], reason="idle", cost=3, waited_s=0.003)
     metrics.batch(BatchResult(batch=batch, outcomes=[], seconds=0.02), 0.003)
     assert value(registry, "batch_size_sum", reason="idle") == 3
     assert value(registry, "batch_wait_seconds_sum") == 0.003
@@ -134,7 +135,7 @@ def test_a_partition_that_was_given_up_has_no_lag(metrics: Metrics, registry: Co
 
 
 def test_text_is_what_prometheus_reads_and_holds_no_ids(metrics: Metrics) -> None:
-    metrics.committed([item(Rejected(Reason.INVALID, "message of customer-7", "E"))], NOW_MS, 0.1)
+    metrics.committed([settled(Rejected(Reason.INVALID, "message of customer-7", "E"))], NOW_MS, 0.1)
     text = metrics.text().decode()
     families = list(text_string_to_metric_families(text))
     assert "customer-7" not in text

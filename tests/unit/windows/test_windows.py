@@ -21,7 +21,7 @@ from streamer.errors import BadConfig, Internal, Temporary
 from streamer.features.entities import Entities, Kept, decode, encode
 from streamer.features.reading import WindowFeatures, entity_key
 from streamer.panes import Entity, time_of
-from streamer.records import Item, Lane, Record
+from streamer.records import Record
 from streamer.testing import ManualClock
 from streamer.windows import running
 from streamer.windows.blocks import Consumer
@@ -32,6 +32,7 @@ from streamer.windows.shelf import CHUNK, Shelf
 from streamer.windows.table import Table
 from streamer.wire.reading import EventReader
 from tests.echo import Counting, Echo, Ping, ping
+from tests.slices import row_of
 
 ENTITIES = Entities(Counting.windows)
 YEAR = timedelta(days=365)
@@ -267,10 +268,10 @@ def test_what_somebody_else_put_into_redis_is_no_features_and_no_dead_letter(
     name, bad = uuid.uuid4().hex, list[int]()
     store = WindowFeatures(connect(redis_server.url, 1000), name, ENTITIES, ManualClock(), bad.append)
     [record] = records(ping(1))
-    item = Item(record, Lane(0), event=ping(1), entity="one")
+    one = row_of(record, ping(1))
     client.set(entity_key(name, ENTITIES.version, 0, "one"), value)
-    assert store.read_many([item]) == []
-    assert item.features == {"pings_1h": 1, "pings_7d": 1, "total_1d": 1}
+    assert store.read_many([one], ["one"]) == []
+    assert one.columns.features == [{"pings_1h": 1, "pings_7d": 1, "total_1d": 1}]
     assert bad == [1]
 
 
@@ -279,25 +280,26 @@ def test_a_worker_sees_what_the_process_shows_and_the_event_itself(redis_server:
     store = WindowFeatures(connect(redis_server.url, 1000), name, ENTITIES, ManualClock(), lambda count: None)
     for key, value in keeper().take(records(ping(1, "a"), ping(2, "b")), lambda key: None).changed.items():
         client.set(entity_key(name, ENTITIES.version, 0, key.decode()), value)
-    items = [
-        Item(record, Lane(0), event=ping(number, entity, fault=fault), entity=entity)
+    entities = ["a", "c", "a"]
+    asked = [
+        row_of(record, ping(number, entity, fault=fault))
         for record, number, entity, fault in zip(
-            records(ping(3), ping(4), ping(5), start=2), (3, 4, 5), ("a", "c", "a"), ("", "", "window"), strict=True
+            records(ping(3), ping(4), ping(5), start=2), (3, 4, 5), entities, ("", "", "window"), strict=True
         )
     ]
-    [(failed, error)] = store.read_many(items)
-    assert (failed, type(error)) == (items[2], ZeroDivisionError)
-    assert items[0].features == {"pings_1h": 2, "pings_7d": 2, "total_1d": 4}
-    assert (items[0].as_of.offset, items[1].as_of.offset) == (0, -1)
-    assert items[1].features["pings_7d"] == 1
+    [(failed, error)] = store.read_many(asked, entities)
+    assert (failed, type(error)) == (asked[2], ZeroDivisionError)
+    assert asked[0].columns.features == [{"pings_1h": 2, "pings_7d": 2, "total_1d": 4}]
+    assert [one.columns.as_of[0].offset for one in asked[:2]] == [0, -1]
+    assert asked[1].columns.features[0]["pings_7d"] == 1
 
 
 def test_without_redis_the_event_itself_is_known() -> None:
     store = WindowFeatures(redis.Redis(port=1), "w", ENTITIES, ManualClock(), lambda count: None)
     [record] = records(ping(1))
-    item = Item(record, Lane(0), event=ping(1), entity="one")
-    assert store.read_many([item]) == []
-    assert item.features["pings_7d"] == 1
+    one = row_of(record, ping(1))
+    assert store.read_many([one], ["one"]) == []
+    assert one.columns.features[0]["pings_7d"] == 1
 
 
 @pytest.fixture

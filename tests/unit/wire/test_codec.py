@@ -6,11 +6,13 @@ from schemas import Prediction, UsedFeatures
 from streamer.errors import Reason
 from streamer.features.entities import AsOf
 from streamer.features.log import FeatureLog
-from streamer.records import Item, Lane, Predicted, Record, Rejected, Skipped
+from streamer.records import Cached, Message, Record, Rejected, Skipped
+from streamer.slices import Row, Rows, sliced
 from streamer.testing import ManualClock
 from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
 from tests.echo import Echo, Pong, ping
+from tests.slices import alone, messages, row
 
 IDENTITY = Identity("echo", "v3", "abc", "group")
 GOOD = ping(1).model_dump_json().encode()
@@ -20,14 +22,29 @@ def codec(bytes_max: int = 10_000) -> JsonCodec:
     return JsonCodec(Echo(), IDENTITY, ManualClock(), bytes_max)
 
 
-def item(value=GOOD, key=b"one", record_headers=None, offset=41) -> Item:
-    return Item(Record("test.pings.events.v1", 2, offset, key, value, record_headers, 0), Lane(2))
+def read(value=GOOD, key=b"one", record_headers=None, offset=41) -> Row:
+    return row(offset, 2, topic="test.pings.events.v1", key=key, value=value, headers=record_headers)
 
 
-def decoded(**made) -> Item:
-    one = item(**made)
-    assert codec().decode_many([one]) == []
+def decoded(**made) -> Row:
+    one = read(**made)
+    assert codec().decode(alone(one)) == []
     return one
+
+
+def rejection(one: Row) -> Rejected:
+    ((refused, why),) = codec().decode(alone(one))
+    assert refused == one
+    return why
+
+
+def encoded(*settled: Row) -> list[Message]:
+    return [message for one in settled for message in messages(codec().encode(alone(one)))]
+
+
+def values_read(*values: bytes | None) -> Rows:
+    (columns,) = sliced(Record(Echo.source, 2, at, b"one", value, None, 0) for at, value in enumerate(values))
+    return columns.rows()
 
 
 DEEP = b'{"event_id": "e", "occurred_at": "2026-01-01T00:00:00Z", "number": 1, "x": ' + b"[" * 4000 + b"]" * 4000 + b"}"
@@ -57,25 +74,36 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_record_has_a_reason(name):
     value, reason = BROKEN[name]
-    ((_, rejected),) = codec().decode_many([item(value)])
-    assert rejected is not None
-    assert rejected.reason is reason
+    assert rejection(read(value)).reason is reason
 
 
 @pytest.mark.parametrize("key", [None, b""])
 def test_a_record_without_a_key_has_no_place_in_any_order(key):
-    ((_, rejected),) = codec().decode_many([item(key=key)])
-    assert rejected.reason is Reason.NO_KEY
+    assert rejection(read(key=key)).reason is Reason.NO_KEY
 
 
 def test_one_broken_record_does_not_touch_its_neighbours():
-    items = [item(), item(b"x"), item()]
-    assert [item for item, _ in codec().decode_many(items)] == [items[1]]
-    assert [one.event is not None for one in items] == [True, False, True]
+    rows = values_read(GOOD, b"x", GOOD, None, GOOD)
+    assert [(one.at, why.reason) for one, why in codec().decode(rows)] == [(3, Reason.TOMBSTONE), (1, Reason.NOT_JSON)]
+    assert [one.event is not None for one in rows] == [True, False, True, False, True]
+
+
+def test_only_the_records_that_are_asked_for_are_read():
+    rows = values_read(GOOD, b"x", GOOD)
+    assert codec().decode(Rows(rows.columns, [0, 2])) == []
+    assert [one.event is not None for one in rows] == [True, False, True]
+
+
+@pytest.mark.parametrize(("first", "second"), [(GOOD + b",", GOOD), (GOOD[:-2], GOOD[-2:]), (GOOD + b"\n" + GOOD, b"")])
+def test_records_that_would_be_json_together_are_read_one_by_one(first, second):
+    rows = values_read(GOOD, first, second, GOOD)
+    refused = {one.at for one, _ in codec().decode(rows)}
+    assert 1 in refused
+    assert refused == {at for at, value in enumerate((GOOD, first, second, GOOD)) if value != GOOD}
 
 
 def test_the_error_names_the_field_and_not_its_content():
-    ((_, rejected),) = codec().decode_many([item(GOOD.replace(b'"number":1', b'"number":"4111 1111 1111 1111"'))])
+    rejected = rejection(read(GOOD.replace(b'"number":1', b'"number":"4111 1111 1111 1111"')))
     assert rejected.message.startswith("number: ")
     assert "4111" not in rejected.message
 
@@ -87,8 +115,8 @@ def test_duplicate_keys_are_read_as_json_readers_do_the_last_wins():
 
 def test_the_envelope_is_what_the_schema_says():
     one = decoded()
-    one.outcome = Predicted(b'{"double": 2.0}', cached=True)
-    (message,) = codec().encode_many([one])
+    one.settle(Cached(b'{"double": 2.0}'))
+    (message,) = encoded(one)
     prediction = Prediction[Pong].model_validate_json(message.value)
     said = json.loads(message.value)
     assert said.pop("produced_at") == "2026-01-01T00:00:00.000Z"
@@ -102,29 +130,30 @@ def test_the_envelope_is_what_the_schema_says():
 
 def test_the_same_record_always_gets_the_same_prediction_id():
     first, again = decoded(), decoded()
-    first.outcome, again.outcome = Predicted(b"{}", cached=False), Predicted(b"{}", cached=True)
-    ids = [json.loads(message.value)["prediction_id"] for message in codec().encode_many([first, again])]
+    first.settle(b"{}")
+    again.settle(Cached(b"{}"))
+    ids = [json.loads(message.value)["prediction_id"] for message in encoded(first, again)]
     assert ids == ["echo/test.pings.events.v1/2/41"] * 2
 
 
 def test_the_trace_goes_on():
     one = decoded(record_headers=[("traceparent", b"00-ab-cd-01"), ("other", b"x")])
-    one.outcome = Predicted(b"{}", cached=False)
-    (message,) = codec().encode_many([one])
+    one.settle(b"{}")
+    (message,) = encoded(one)
     assert headers.last(message.headers, "traceparent") == b"00-ab-cd-01"
     assert headers.last(message.headers, "other") is None
 
 
 def test_what_is_skipped_publishes_nothing():
     one = decoded()
-    one.outcome = Skipped()
-    assert codec().encode_many([one]) == []
+    one.settle(Skipped())
+    assert encoded(one) == []
 
 
 def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why():
-    one = item(b"\xff\x00", b"\x01", [("a", b"1"), ("a", b"2"), ("empty", None)])
-    one.outcome = Rejected(Reason.NOT_JSON, "no JSON", "ValidationError")
-    (message,) = codec().encode_many([one])
+    one = read(b"\xff\x00", b"\x01", [("a", b"1"), ("a", b"2"), ("empty", None)])
+    one.settle(Rejected(Reason.NOT_JSON, "no JSON", "ValidationError"))
+    (message,) = encoded(one)
     assert (message.topic, message.key, message.value) == ("dlq.test.pings.events.v1", b"\x01", b"\xff\x00")
     assert message.headers[:3] == [("a", b"1"), ("a", b"2"), ("empty", None)]
     said = headers.dead_letter(message.headers)
@@ -135,17 +164,17 @@ def test_a_dead_letter_is_the_record_byte_for_byte_and_says_why():
 
 @pytest.mark.parametrize(("before", "after"), [(b"2", 3), (b"junk", 1), (b"9" * 50, 1), (b"", 1)])
 def test_attempts_are_counted_across_replays(before, after):
-    one = item(record_headers=[(headers.ATTEMPTS, before)])
-    one.outcome = Rejected(Reason.INVALID, "m", "E")
-    (message,) = codec().encode_many([one])
+    one = read(record_headers=[(headers.ATTEMPTS, before)])
+    one.settle(Rejected(Reason.INVALID, "m", "E"))
+    (message,) = encoded(one)
     assert headers.dead_letter(message.headers).attempts == after
     assert len([name for name, _ in message.headers if name == headers.ATTEMPTS]) == 1
 
 
 def test_a_dead_letter_no_topic_would_take_says_where_the_record_is():
-    one = item(b"x" * 9_000)
-    one.outcome = Rejected(Reason.INVALID, "m", "E")
-    (message,) = codec().encode_many([one])
+    one = read(b"x" * 9_000)
+    one.settle(Rejected(Reason.INVALID, "m", "E"))
+    (message,) = encoded(one)
     assert message.value is None
     assert headers.last(message.headers, headers.VALUE_BYTES) == b"9000"
     assert len(headers.last(message.headers, headers.VALUE_SHA256)) == 64
@@ -155,28 +184,57 @@ def test_a_dead_letter_no_topic_would_take_says_where_the_record_is():
 def test_features_that_were_used_are_published_beside_their_share_of_the_predictions() -> None:
     log = FeatureLog("echo", "features.t", 0.25)
     codec = JsonCodec(Echo(), IDENTITY, ManualClock(), 10_000, features=log)
-    items = [item(b"{}", offset=offset) for offset in range(4_000)]
-    for one in items:
-        one.event = Echo.example
-        one.outcome = Predicted(b'{"double":1.0}', False)
-        one.features, one.as_of = {"pings_1h": 2.0}, AsOf(7, 1_000)
-    items[0].as_of = None
-    messages = codec.encode_many(items)
-    side = [message for message in messages if message.topic == "features.t"]
-    assert len(messages) == 4_000 + len(side)
+    rows = with_features(4_000)
+    rows.columns.as_of[0] = None
+    published = messages(codec.encode(rows))
+    side = [message for message in published if message.topic == "features.t"]
+    assert len(published) == 4_000 + len(side)
     assert 950 <= len(side) <= 1_050
-    assert side == [message for message in codec.encode_many(items) if message.topic == "features.t"]
+    assert side == [message for message in messages(codec.encode(rows)) if message.topic == "features.t"]
     known = UsedFeatures.model_validate_json(side[0].value or b"")
-    beside = messages[messages.index(side[0]) - 1]
-    assert known.prediction_id == Prediction[Pong].model_validate_json(beside.value or b"").prediction_id
+    predictions = [Prediction[Pong].model_validate_json(one.value or b"") for one in published if one not in side]
+    assert known.prediction_id in {one.prediction_id for one in predictions}
     assert known.features == {"pings_1h": 2.0}
-    assert (known.features_as_of.offset, side[0].key) == (7, items[0].record.key)
+    assert (known.features_as_of.offset, side[0].key) == (7, b"one")
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 100)])
 def test_none_and_all_are_shares_too(share: float, count: int) -> None:
     log = FeatureLog("echo", "features.t", share)
-    found = [item(b"{}", offset=offset) for offset in range(100)]
-    for one in found:
-        one.event, one.as_of = Echo.example, AsOf(-1, -1)
-    assert sum(len(log.of(one)) for one in found) == count
+    assert sum(log.of(one) is not None for one in with_features(100)) == count
+
+
+def with_features(count: int) -> Rows:
+    rows = values_read(*[b"{}"] * count)
+    rows.columns.events = [Echo.example] * count
+    for one in rows:
+        one.settle(b'{"double":1.0}')
+        one.give({"pings_1h": 2.0}, AsOf(7, 1_000))
+    return rows
+
+
+def test_outcomes_of_all_kinds_in_one_slice_keep_their_order_and_their_words() -> None:
+    rows = values_read(*(ping(n).model_dump_json().encode() for n in range(4)))
+    assert codec().decode(rows) == []
+    first, second, third, fourth = rows
+    first.settle(b'{"double":0.0}')
+    second.settle(Cached(b'{"double":2.0}'))
+    third.settle(Rejected(Reason.INVALID, "m", "E"))
+    fourth.settle(b'{"double":6.0}')
+    predictions, dead = codec().encode(rows)
+    read = [Prediction[Pong].model_validate_json(one.value or b"") for one in predictions]
+    assert [(one.event_id, one.source.offset, one.cache, one.answer.double) for one in read] == [
+        ("e0", 0, "miss", 0.0), ("e1", 1, "hit", 2.0), ("e3", 3, "miss", 6.0),
+    ]  # fmt: skip
+    assert [headers.dead_letter(one.headers).source.offset for one in dead] == [2]
+
+
+@pytest.mark.parametrize("text", ["plain", 'quo"te', "back\\slash", "line\nbreak", "tab\t", "\x7f", "ümlaut", "\u2028"])
+def test_ids_and_keys_stand_in_the_envelope_as_json_has_them(text: str) -> None:
+    value = json.dumps(ping(1).model_dump(mode="json") | {"event_id": text}).encode()
+    one = decoded(value=value, key=text.encode())
+    one.settle(b'{"double":1.0}')
+    (message,) = encoded(one)
+    said = Prediction[Pong].model_validate_json(message.value or b"")
+    assert said.event_id == text
+    assert said.key == text

@@ -12,12 +12,14 @@ from pydantic import Field, field_validator
 
 from schemas import Event
 from streamer.errors import Reason
-from streamer.records import Item, Lane, Record, Rejected
+from streamer.records import Record, Rejected
+from streamer.slices import sliced
 from streamer.testing import ManualClock
 from streamer.wire.codec import Identity, JsonCodec
 from streamer.wire.derive import WHOLE_MAX, decoder
-from streamer.wire.json_limits import DEPTH_MAX, FEW, INT_MAX, INT_MIN, KEYS_MAX, depth, opened, outside, shallow
+from streamer.wire.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, KEYS_MAX, all_shallow, depth, opened, outside
 from tests.echo import Echo
+from tests.slices import rows
 
 
 class Loose(Event):
@@ -56,9 +58,9 @@ def outcome(rest: str) -> Rejected | None:
     """Why an event with these further fields is refused. Both ways of reading it must agree."""
     found: list[Any] = []
     for codec in CODECS:
-        item = Item(Record("t", 0, 0, b"k", (HEAD + rest + "}").encode(), None, 0), Lane(0))
-        refused = codec.decode_many([item])
-        assert (item.event is None) == bool(refused)
+        read = rows(0, value=(HEAD + rest + "}").encode())
+        refused = codec.decode(read)
+        assert (read.columns.events[0] is None) == bool(refused)
         found.append(refused[0][1] if refused else None)
     assert found[0] == found[1]
     return found[0]
@@ -86,24 +88,25 @@ def test_it_may_be_32_deep_and_no_more_however_long(filler: str) -> None:
     assert outcome(said + ',"x":' + '{"a":' * DEPTH_MAX + "1" + "}" * DEPTH_MAX).reason is Reason.TOO_DEEP  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("around", [0, FEW, 200])
+@pytest.mark.parametrize("around", [0, 30, 200])
 def test_a_deep_one_is_found_among_shallow_ones(around: int) -> None:
     rests = [',"parts":[[1]]'] * around + [nested(DEPTH_MAX + 1), nested(DEPTH_MAX)] + ["", ',"parts":[[1]]'] * around
     for codec in CODECS:
-        items = [
-            Item(Record("t", 0, at, b"k", (HEAD + rest + "}").encode(), None, 0), Lane(0))
-            for at, rest in enumerate(rests)
-        ]
-        refused = [(item.record.offset, rejected.reason) for item, rejected in codec.decode_many(items)]
+        (columns,) = sliced(
+            Record("t", 0, at, b"k", (HEAD + rest + "}").encode(), None, 0) for at, rest in enumerate(rests)
+        )
+        refused = [(row.offset, rejected.reason) for row, rejected in codec.decode(columns.rows())]
         assert refused == [(around, Reason.TOO_DEEP)]
-        assert [at for at, item in enumerate(items) if item.event is None] == [around]
+        assert [at for at, event in enumerate(columns.events) if event is None] == [around]
 
 
-@given(st.lists(st.text("[{a}]", max_size=DEPTH_MAX + 10).map(str.encode), max_size=2 * FEW))
-def test_many_are_counted_as_each_is(values: list[bytes]) -> None:
-    edge = [b"[" * DEPTH_MAX, b"{" * (DEPTH_MAX + 1), b"", b"[{" * 300]
-    for these in (values, values + edge * FEW, edge * FEW + values):
-        assert shallow(these) == [opened(value) <= DEPTH_MAX for value in these]
+@given(st.lists(st.text("[{a}]", max_size=DEPTH_MAX + 10).map(str.encode), max_size=8))
+def test_what_is_called_shallow_is_shallow_whatever_stands_beside_it(values: list[bytes]) -> None:
+    for these in (values, [*values, b"[" * DEPTH_MAX], [*values, b"{" * (DEPTH_MAX + 1), b""]):
+        if all_shallow(these):
+            assert all(opened(value) <= DEPTH_MAX for value in these)
+    assert all_shallow([b'{"a":[1,2]}'] * 1_000)
+    assert not all_shallow([b"{}"] * 1_000 + [b"[{" * 17])
 
 
 def test_many_shallow_lists_are_not_deep() -> None:
@@ -145,9 +148,9 @@ def test_nan_is_no_json_not_even_where_nobody_looks(word: str) -> None:
 
 def test_of_equal_keys_the_last_counts() -> None:
     for codec in CODECS:
-        item = Item(Record("t", 0, 0, b"k", (HEAD + ',"number":1,"number":2}').encode(), None, 0), Lane(0))
-        assert codec.decode_many([item]) == []
-        assert item.event.number == 2
+        read = rows(0, value=(HEAD + ',"number":1,"number":2}').encode())
+        assert codec.decode(read) == []
+        assert read.columns.events[0].number == 2
     assert outcome(',"number":"no","number":2') is None
     assert outcome(',"number":2,"number":"no"').reason is Reason.INVALID  # type: ignore[union-attr]
 
