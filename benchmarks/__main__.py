@@ -24,6 +24,7 @@ from tests.services import ServiceError
 
 SECTIONS = (
     Section("tabular", "a small model at saturation, beside the hand-fused loop and the peers", saturation.tabular),
+    Section("flat", "the small model on eleven flat fields, beside the same", saturation.flat),
     Section("text", "a Transformer at saturation, beside the padded loop and the model alone", saturation.text),
     Section("latency", "the small model at fixed rates", latency.measure),
     Section("cache", "the Transformer with Redis", cache.measure),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ TEXTS = FOLDER / "banking77" / "train.csv.gz"
 SEED = 7
 PARTITIONS = 4
 DIFFERENT = 4_096
-"""Contents of which the events of `tabular` and `text` are made; each is worked out anew, since nothing caches them."""
+"""Contents of which synthetic events are made; nothing caches them, so each is worked out anew."""
 DIFFERENT_LEADS = 5_000
 WORDS = (8, 40)
 VOCABULARY = 3_000
@@ -94,6 +94,33 @@ def tabular() -> Contents:
     with torch.inference_mode():
         answers = work.tabular_answers(work.network()(work.features_tensor(rows.tolist())))
     return Contents([_tail(features=row) for row in rows.tolist()], *map(np.asarray, answers))
+
+
+@cache
+def flat() -> Contents:
+    """Eleven fields each, about 260 bytes with the id."""
+    random = Random(SEED)
+    rows = [_fields(random) for _ in range(DIFFERENT)]
+    events = [work.FlatEvent(event_id="", **row) for row in rows]
+    with torch.inference_mode():
+        answers = work.tabular_answers(work.network()(work.features_tensor(work.flat_rows(events))))
+    return Contents([_tail(**row) for row in rows], *map(np.asarray, answers))
+
+
+def _fields(random: Random) -> dict[str, Any]:
+    return {
+        "age": random.randint(18, 90),
+        "visits": random.randint(0, 30),
+        "calls": random.randint(0, 12),
+        "balance": round(random.gauss(1_500, 3_000), 2),
+        "income": round(random.uniform(12_000, 140_000), 2),
+        "discount": round(random.random() / 2, 3),
+        "days_open": round(random.uniform(0, 3_000), 1),
+        "share": round(random.random(), 4),
+        "channel": random.choice(("web", "phone", "branch")),
+        "segment": random.choice(("new", "known", "lost")),
+        "plan": random.choice(("basic", "full")),
+    }
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,6 +35,23 @@ class TabularEvent(msgspec.Struct, gc=False):
 
     event_id: str
     features: Features16
+
+
+class FlatEvent(msgspec.Struct, gc=False):
+    """What the parser takes from a flat event: eleven fields, as a CRM has them."""
+
+    event_id: str
+    age: int
+    visits: int
+    calls: int
+    balance: float
+    income: float
+    discount: float
+    days_open: float
+    share: float
+    channel: Literal["web", "phone", "branch"]
+    segment: Literal["new", "known", "lost"]
+    plan: Literal["basic", "full"]
 
 
 class TextEvent(msgspec.Struct, gc=False):
@@ -153,6 +170,26 @@ def features_tensor(rows: Iterable[Sequence[float]]) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(packed, np.float32).reshape(-1, FEATURES))
 
 
+ONE_OF = {
+    name: tuple(float(name == other) for other in group)
+    for group in (("web", "phone", "branch"), ("new", "known", "lost"), ("basic", "full"))
+    for name in group
+}
+"""A word of a flat event as numbers."""
+
+
+def flat_rows(events: Iterable[Any]) -> list[tuple[float, ...]]:
+    """The sixteen numbers of each flat event."""
+    return [
+        (
+            event.age / 100, event.visits / 10, event.calls / 10, event.balance / 1e4, event.income / 1e5,
+            event.discount, event.days_open / 365, event.share,
+            *ONE_OF[event.channel], *ONE_OF[event.segment], *ONE_OF[event.plan],
+        )
+        for event in events
+    ]  # fmt: skip
+
+
 def word_ids(text: str) -> list[int]:
     """A number in 1..4096 for each of the first 64 words, the same in every process."""
     return [zlib.crc32(word.encode()) % WORDS_KNOWN + 1 for word in text.split()[:POSITIONS]]
@@ -196,6 +233,24 @@ class Tabular:
         return printed(events, answers, broken)
 
 
+class Flat:
+    """The small model on eleven flat fields."""
+
+    name = "flat"
+    batch_max = 1024
+
+    def __init__(self) -> None:
+        self._network = network()
+        self._decode = msgspec.json.Decoder(FlatEvent).decode
+
+    @torch.inference_mode()
+    def run(self, values: Sequence[bytes]) -> list[bytes | None]:
+        events, broken = parse(self._decode, values)
+        if not events:
+            return [None] * len(values)
+        return printed(events, tabular_answers(self._network(features_tensor(flat_rows(events)))), broken)
+
+
 class Text:
     """A Transformer on words, each batch padded to all 64 positions: the model costs more than what is around it."""
 
@@ -221,13 +276,13 @@ def make(name: str) -> Work:
     Raises:
         ValueError: there is none.
     """
-    kinds: dict[str, Callable[[], Work]] = {Tabular.name: Tabular, Text.name: Text}
+    kinds: dict[str, Callable[[], Work]] = {kind.name: kind for kind in (Tabular, Flat, Text)}
     if name not in kinds:
         raise ValueError(f"there is no work {name!r}; there is {', '.join(kinds)}")
     return kinds[name]()
 
 
-T = TypeVar("T", TabularEvent, TextEvent)
+T = TypeVar("T", TabularEvent, FlatEvent, TextEvent)
 
 
 def parse(decode: Callable[[bytes], T], values: Iterable[bytes]) -> tuple[list[T], list[int]]:

@@ -1,10 +1,10 @@
-"""The same work as workers of `streamer`: `streamer run benchmarks/workers.py:Tabular`, or `:Text`."""
+"""The same work as workers of `streamer`: `streamer run benchmarks/workers.py:Tabular`, `:Flat` or `:Text`."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -21,6 +21,22 @@ class Row(Event):
     """Sixteen numbers."""
 
     features: Annotated[list[float], Field(min_length=work.FEATURES, max_length=work.FEATURES)]
+
+
+class Fields(Event):
+    """Eleven flat fields, as a CRM has them."""
+
+    age: Annotated[int, Field(ge=0, le=150)]
+    visits: Annotated[int, Field(ge=0)]
+    calls: Annotated[int, Field(ge=0)]
+    balance: float
+    income: Annotated[float, Field(ge=0)]
+    discount: Annotated[float, Field(ge=0, le=1)]
+    days_open: Annotated[float, Field(ge=0)]
+    share: Annotated[float, Field(ge=0, le=1)]
+    channel: Literal["web", "phone", "branch"]
+    segment: Literal["new", "known", "lost"]
+    plan: Literal["basic", "full"]
 
 
 class Words(Event):
@@ -54,6 +70,30 @@ class Tabular(Worker[Row, Score]):
         return {"probabilities": self._network(tensors["features"])}
 
     def decode(self, events: Sequence[Row], outputs: Tensors) -> list[dict[str, float]]:
+        return _scores(work.tabular_answers(outputs["probabilities"]))
+
+
+class Flat(Worker[Fields, Score]):
+    """The small model on flat fields."""
+
+    name = "bench-flat"
+    source, target = "bench.flat.events.v1", "bench.flat.scores.v1"
+    event, answer = Fields, Score
+    example = Fields(
+        event_id="example", occurred_at=EXAMPLE_TIME, age=40, visits=3, calls=1, balance=1_200.5, income=42_000.0,
+        discount=0.1, days_open=300.0, share=0.25, channel="web", segment="known", plan="full",
+    )  # fmt: skip
+
+    def load(self, model: Model, device: torch.device) -> None:
+        self._network = work.network().to(device)
+
+    def encode(self, events: Sequence[Fields], features: Sequence[Features]) -> Tensors:
+        return {"features": work.features_tensor(work.flat_rows(events))}
+
+    def predict(self, tensors: Tensors) -> Tensors:
+        return {"probabilities": self._network(tensors["features"])}
+
+    def decode(self, events: Sequence[Fields], outputs: Tensors) -> list[dict[str, float]]:
         return _scores(work.tabular_answers(outputs["probabilities"]))
 
 

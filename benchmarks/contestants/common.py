@@ -25,7 +25,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--source", required=True, metavar="TOPIC")
     made.add_argument("--target", required=True, metavar="TOPIC")
     made.add_argument("--group", required=True, help="the consumer group; it begins where it has committed")
-    made.add_argument("--work", required=True, choices=("tabular", "text"))
+    made.add_argument("--work", required=True, choices=("tabular", "flat", "text"))
     return made
 
 

@@ -4,6 +4,8 @@ time."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
+from operator import methodcaller
 from typing import Any
 
 from streamer.records import Headers
@@ -13,8 +15,8 @@ from streamer.slices import Slice
 def by_partition(messages: Iterable[Any]) -> dict[int, list[Any]]:
     """The messages of each partition, in the order in which they came."""
     found: dict[int, list[Any]] = {}
-    for message in messages:
-        found.setdefault(message.partition(), []).append(message)
+    for partition, run in groupby(messages, methodcaller("partition")):
+        found.setdefault(partition, []).extend(run)
     return found
 
 
@@ -27,7 +29,7 @@ def columns(topic: str, partition: int, messages: Sequence[Any], position: int) 
         offsets = [message.offset() for message in messages]
     if not offsets:
         return None
-    headers = list(map(_headers, messages))
+    headers = _headers(messages)
     return Slice(
         topic,
         partition,
@@ -46,8 +48,12 @@ def _from(messages: Iterable[Any], position: int) -> Iterable[Any]:
             yield message
 
 
-def _headers(message: Any) -> Headers | None:
-    try:
-        return message.headers()  # type: ignore[no-any-return]  # once only: after a failure it returns half of them
-    except (SystemError, UnicodeDecodeError):  # a name is not text: treated as no headers
-        return None
+def _headers(messages: Sequence[Any]) -> list[Headers | None]:
+    """The headers of each; None where a name is no text. Each is asked once: after a failure it gives half of them."""
+    found: list[Headers | None] = []
+    while len(found) < len(messages):
+        try:
+            found.extend(map(methodcaller("headers"), islice(messages, len(found), None)))
+        except (SystemError, UnicodeDecodeError):
+            found.append(None)
+    return found

@@ -1,6 +1,7 @@
 """What a process says of itself.
 
 log        structured logs, ours and those of libraries
+repeats    a warning that comes again and again is told once, then counted
 metrics    all Prometheus metrics
 health     the HTTP server: probes, `/metrics` and `/drain`
 stopwatch  seconds by stage

@@ -20,6 +20,7 @@ import structlog
 from pydantic import BaseModel
 
 from streamer.privacy.pii import said
+from streamer.telemetry.repeats import CountingHandler
 
 PAYLOADS = frozenset({"value", "payload", "key", "record", "records", "item", "items", "body", "text", "answer"})
 """Names under which content would travel; bytes, models and records are dropped under any name."""
@@ -43,7 +44,8 @@ def keep_out(names: Iterable[str]) -> None:
 def configure(level: str, log_format: Format) -> None:
     """Send every log of this process to stderr, in one shape. `auto` is console on a terminal, else JSON.
 
-    Call it once at the start; calling it again replaces what was set. Context bound by
+    Call it once at the start; calling it again replaces what was set. Warnings that come again and again are counted
+    (`streamer.telemetry.repeats`). Context bound by
     `structlog.contextvars` (worker, partition, batch, trace id) is in every line of its thread.
     """
     plain = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
@@ -65,7 +67,7 @@ def configure(level: str, log_format: Format) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = CountingHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -75,6 +77,9 @@ def configure(level: str, log_format: Format) -> None:
     handler.addFilter(_is_news)
     handler.addFilter(_without_arguments)
     root = logging.getLogger()
+    for replaced in root.handlers:
+        if isinstance(replaced, CountingHandler):
+            replaced.close()
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
