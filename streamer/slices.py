@@ -76,6 +76,11 @@ class Slice:
         """All of it."""
         return Rows(self, range(len(self.offsets)))
 
+    def let_go(self) -> None:
+        """Drop what was read and decoded: all records are answered, and their messages made."""
+        self.keys = self.values = ()
+        self.events, self.headers, self.features, self.as_of, self.costs = [], None, None, None, None
+
     def before(self, offset: int) -> Slice | None:
         """Its records before an offset, as they were read; None when there are none."""
         count = bisect_left(self.offsets, offset)
@@ -115,7 +120,7 @@ def sliced(records: Iterable[Record]) -> list[Slice]:
 
 
 def _bytes(column: Sequence[bytes | None]) -> int:
-    return sum(map(len, filter(None, column)))
+    return sum(map(len, column if None not in column else filter(None, column)))  # type: ignore[arg-type]
 
 
 class Row(NamedTuple):

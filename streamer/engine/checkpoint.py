@@ -103,7 +103,9 @@ class Checkpoint:
             gathered.rows.append(rows)
             gathered.count += len(rows)
             gathered.positions[rows.columns.partition] = rows.position
-            gathered.size += rows.size
+            if rows.size:
+                gathered.size += rows.size
+                rows.columns.let_go()  # the sink has what is published
 
     def due_in(self, now: float, backlog_items: int) -> float | None:
         """Seconds until something is due: to begin a commit, or to look after the one in progress. 0 or less: now.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import structlog
@@ -36,7 +37,7 @@ PLACE_EVERY_S = 2.0
 else goes on meanwhile."""
 NOWHERE = 2**63 - 1
 """The offset of a partition that may not be read yet: every record of it is dropped."""
-CAPTURE_EVERY_S = 0.05
+CAPTURE_EVERY_S = 0.25
 
 
 class KafkaSource:
@@ -177,13 +178,13 @@ class KafkaSource:
             self._paused = False
 
     def _take(self, messages: Sequence[Any]) -> list[Slice]:
-        records = [message for message in messages if message.error() is None]
-        if len(records) < len(messages):
+        if any(map(methodcaller("error"), messages)):
             for message in messages:
                 if message.error() is not None:
                     self._notice(message)
+            messages = [message for message in messages if message.error() is None]
         slices = []
-        for partition, found in by_partition(records).items():
+        for partition, found in by_partition(messages).items():
             if (position := self._positions.get(partition)) is None:
                 continue  # read before its partition was given up
             if (read := columns(self._topic, partition, found, position)) is not None:

@@ -60,6 +60,7 @@ class Origin(Enum):
     """Where the values come from. Only Python's can be infinite or NaN, or of a type that merely resembles another."""
 
     JSON = "bytes"
+    KNOWN = "bytes that hold no field but the model's"
     PYTHON = "dicts"
 
 
@@ -73,20 +74,21 @@ def derive(model: type[BaseModel], origin: Origin = Origin.JSON) -> type[Derived
 
 
 class Decoder(NamedTuple):
-    """Two ways from JSON bytes to the derived struct. Both raise a `ValueError` for bytes that pydantic should decide.
+    """Two ways from JSON bytes to a derived struct. Both raise a `ValueError` for bytes that pydantic should decide.
 
-    `plain` takes only bytes that are ASCII, `WHOLE_MAX` at most, and open no more than `DEPTH_MAX` lists and tables.
-    `careful` takes any bytes: it also guards the unknown fields, which msgspec skips and pydantic reads.
+    `known` takes `WHOLE_MAX` bytes at most, and refuses fields that the model does not have: what it reads is no deeper
+    than its types, and nothing is skipped. `careful` takes any bytes: it guards the unknown fields, which msgspec skips
+    and pydantic reads.
     """
 
-    plain: Callable[[bytes], Any]
+    known: Callable[[bytes], Any]
     careful: Callable[[bytes], Any]
 
 
 def decoder(model: type[BaseModel]) -> Decoder | None:
     """How to read a model's JSON by its derived struct; None when there is none."""
-    struct = derive(model)
-    if struct is None:
+    struct, known = derive(model), derive(model, Origin.KNOWN)
+    if struct is None or known is None:
         return None
     decode = msgspec.json.Decoder(struct).decode
 
@@ -97,7 +99,7 @@ def decoder(model: type[BaseModel]) -> Decoder | None:
             raise ValueError("too long or too deep to be sure")
         return decode(value)
 
-    return Decoder(decode, careful)
+    return Decoder(msgspec.json.Decoder(known).decode, careful)
 
 
 def as_model(struct: Derived) -> BaseModel:
@@ -154,7 +156,7 @@ class _Derivation:
 
     def _int(self, schema: Mapping[str, Any]) -> Any:
         _only(schema, BOUNDS)
-        if self._origin is Origin.JSON:
+        if self._origin is not Origin.PYTHON:
             lower = {} if "gt" in schema else {"ge": INT_MIN}
             upper = {} if "lt" in schema else {"le": INT_MAX}
             schema = {**lower, **upper, **schema}
@@ -225,7 +227,9 @@ class _Derivation:
         if inner["type"] != "model-fields" or inner.get("computed_fields"):
             raise _Underivable(model.__name__)
         if model not in self._made:
-            self._made[model] = self._struct(model, inner["fields"], forbid=extra == "forbid")
+            self._made[model] = self._struct(
+                model, inner["fields"], forbid=extra == "forbid" or self._origin is Origin.KNOWN
+            )
         return self._made[model]
 
     def _struct(self, model: type[BaseModel], fields: Mapping[str, Any], forbid: bool) -> type[Derived]:

@@ -8,7 +8,7 @@ Of equal keys the last one counts, as in every parser here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,6 @@ ALL_ELSE = bytes(set(range(256)) - set(b"{}[]"))
 def opened(value: bytes) -> int:
     """How many lists and tables are opened, brackets within strings included: never less than the depth."""
     return value.count(LIST) + value.count(TABLE)
-
-
-def all_shallow(values: Sequence[bytes]) -> bool:
-    """Whether each of these values opens no more than `DEPTH_MAX` lists and tables, as far as the highest counts of
-    both say. It takes a tenth of the time of reading them."""
-    lists = max([value.count(LIST) for value in values], default=0)
-    return lists + max([value.count(TABLE) for value in values], default=0) <= DEPTH_MAX
 
 
 def depth(value: bytes) -> int:

@@ -15,7 +15,7 @@ from streamer.privacy.encryption import Cipher
 from streamer.records import Record, Rejected
 from streamer.wire import derive
 from streamer.wire.derive import WHOLE_MAX
-from streamer.wire.json_limits import all_shallow, exceeded
+from streamer.wire.json_limits import exceeded
 
 
 class EventReader:
@@ -24,11 +24,12 @@ class EventReader:
     def __init__(self, event: type[Event], bytes_max: int, cipher: Cipher | None = None) -> None:
         self._validate: Callable[[bytes], Any] = event.__pydantic_validator__.validate_json
         within = _within_limits(self._validate)
-        self._read = derive.decoder(event) or derive.Decoder(within, within)
+        decoder = derive.decoder(event) or derive.Decoder(within, within)
+        self._fastest, self._careful = decoder
         self._cipher = cipher
         if cipher is not None:
-            careful = _opening(cipher, self._read.careful)  # a decrypted value may be longer than the record
-            self._read = derive.Decoder(careful, careful)
+            # A decrypted value may be longer than the record.
+            self._fastest = self._careful = _opening(cipher, decoder.careful)
             self._validate = _opening(cipher, self._validate)
         self._fields = pii.field_names(event)
         self._bytes_max = bytes_max
@@ -50,23 +51,26 @@ class EventReader:
     def _decode(self, values: Sequence[bytes]) -> tuple[list[Any], dict[int, Rejected]]:
         events: list[Any] = []
         rejected: dict[int, Rejected] = {}
-        read = self._fastest(values)
+        long = max(map(len, values), default=0) > WHOLE_MAX
         while len(events) < len(values):
+            read = self._careful if long else self._fastest
             try:
                 events.extend(map(read, islice(values, len(events), None)))  # keeps the events before a failure
             except Exception:
-                event = self._decide(values[len(events)])
+                event = self._doubtful(values[len(events)])
                 if isinstance(event, Rejected):
                     rejected[len(events)], event = event, None
                 events.append(event)
         return events, rejected
 
-    def _fastest(self, values: Sequence[bytes]) -> Callable[[bytes], Any]:
-        """The fastest decoder that reads each of these values as pydantic does, or raises."""
-        plain, careful = self._read
-        if plain is careful or max(map(len, values), default=0) > WHOLE_MAX:
-            return careful
-        return plain if all_shallow(values) and _unicode(values) else careful
+    def _doubtful(self, value: bytes) -> Any:
+        """The event of a record that the fastest decoder refuses, or why it has none (a `Rejected`)."""
+        try:
+            event = self._careful(value)
+        except Exception:
+            return self._decide(value)
+        self._fastest = self._careful  # this topic's events have fields that the model does not have
+        return event
 
     def _unfit(self, key: bytes | None, value: bytes | None) -> Rejected | None:
         """Why a record is refused whatever its value says."""
@@ -124,10 +128,3 @@ def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 def _opening(cipher: Cipher, read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return lambda value: read(cipher.open(value))
-
-
-def _unicode(values: Sequence[bytes]) -> bool:
-    try:
-        return all(map(bytes.isascii, values)) or bool(b"\n".join(values).decode())  # no character passes a line break
-    except UnicodeDecodeError:
-        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.wire import reading
+from streamer.wire import derive
 from tests.fuzz import running
 from tests.fuzz.__main__ import main
 from tests.fuzz.mutation import Corpus
@@ -79,7 +79,7 @@ def test_a_hang_is_counted_and_kept(kept: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_limit_that_one_way_of_reading_forgets_is_found(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "all_shallow", lambda values: True)
+    monkeypatch.setattr(derive, "depth", lambda value: 0)
     (tally,) = running.fuzz(20_000, 60, seed=1, only=["record-lead"])
     assert tally.crashes > 0
 

@@ -151,7 +151,7 @@ def test_names_are_those_of_what_is_tagged_or_holds_it() -> None:
 
 def test_an_event_that_is_printed_shows_no_person() -> None:
     event = person()
-    struct = derive.decoder(Person).plain(event.model_dump_json().encode())  # type: ignore[union-attr]
+    struct = derive.decoder(Person).known(event.model_dump_json().encode())  # type: ignore[union-attr]
     for printed in (repr(event), str(event), f"{event}", repr([event]), repr(struct), str(struct)):
         assert "account='a0'" in clean(printed)
     assert struct.name == event.name, "only what is printed is hidden"
@@ -292,7 +292,7 @@ def test_no_way_to_log_an_event_shows_it(shape: log.Format, level: str, capsys: 
     log.keep_out(tags(Person).names())
     event = person()
     record = Record(Person.topic, 0, 1, CANARY.encode(), as_json().encode(), None, 0)
-    struct = derive.decoder(Person).plain(event.model_dump_json().encode())  # type: ignore[union-attr]
+    struct = derive.decoder(Person).known(event.model_dump_json().encode())  # type: ignore[union-attr]
     ours, foreign = structlog.get_logger("ours"), logging.getLogger("foreign")
     getattr(ours, level)(
         "line",

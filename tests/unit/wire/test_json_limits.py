@@ -17,7 +17,7 @@ from streamer.slices import sliced
 from streamer.testing import ManualClock
 from streamer.wire.codec import Identity, JsonCodec
 from streamer.wire.derive import WHOLE_MAX, decoder
-from streamer.wire.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, KEYS_MAX, all_shallow, depth, opened, outside
+from streamer.wire.json_limits import DEPTH_MAX, INT_MAX, INT_MIN, KEYS_MAX, depth, outside
 from tests.echo import Echo
 from tests.slices import rows
 
@@ -98,15 +98,6 @@ def test_a_deep_one_is_found_among_shallow_ones(around: int) -> None:
         refused = [(row.offset, rejected.reason) for row, rejected in codec.decode(columns.rows())]
         assert refused == [(around, Reason.TOO_DEEP)]
         assert [at for at, event in enumerate(columns.events) if event is None] == [around]
-
-
-@given(st.lists(st.text("[{a}]", max_size=DEPTH_MAX + 10).map(str.encode), max_size=8))
-def test_what_is_called_shallow_is_shallow_whatever_stands_beside_it(values: list[bytes]) -> None:
-    for these in (values, [*values, b"[" * DEPTH_MAX], [*values, b"{" * (DEPTH_MAX + 1), b""]):
-        if all_shallow(these):
-            assert all(opened(value) <= DEPTH_MAX for value in these)
-    assert all_shallow([b'{"a":[1,2]}'] * 1_000)
-    assert not all_shallow([b"{}"] * 1_000 + [b"[{" * 17])
 
 
 def test_many_shallow_lists_are_not_deep() -> None:
