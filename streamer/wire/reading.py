@@ -38,7 +38,7 @@ class EventReader:
         self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
     ) -> tuple[list[Any], dict[int, Rejected]]:
         """The event of each record, None where there is none; and the reasons for these, by place."""
-        if None not in values and all(keys) and max(map(len, values)) <= self._bytes_max:  # type: ignore[arg-type]
+        if None not in values and all(keys) and max(map(len, values), default=0) <= self._bytes_max:  # type: ignore[arg-type]
             return self._decode(values)  # type: ignore[arg-type]
         unfit = {at: why for at, why in enumerate(map(self._unfit, keys, values)) if why is not None}
         fit = [at for at in range(len(values)) if at not in unfit]

@@ -11,6 +11,7 @@ from streamer.slices import Row, Rows, sliced
 from streamer.testing import ManualClock
 from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
+from streamer.wire.reading import EventReader
 from tests.echo import Echo, Pong, ping
 from tests.slices import alone, messages, row
 
@@ -86,6 +87,10 @@ def test_one_broken_record_does_not_touch_its_neighbours():
     rows = values_read(GOOD, b"x", GOOD, None, GOOD)
     assert [(one.at, why.reason) for one, why in codec().decode(rows)] == [(3, Reason.TOMBSTONE), (1, Reason.NOT_JSON)]
     assert [one.event is not None for one in rows] == [True, False, True, False, True]
+
+
+def test_no_records_are_no_events():
+    assert EventReader(Echo.event, 10_000).read([]) == []
 
 
 def test_only_the_records_that_are_asked_for_are_read():
