@@ -27,6 +27,7 @@ from streamer.errors import Exit
 from streamer.kafka.at_least_once import AtLeastOnceSink
 from streamer.kafka.exactly_once import TransactionalSink
 from streamer.settings import Settings
+from streamer.slices import Rows
 from streamer.telemetry import log
 from streamer.worker import Tensors
 from tests.echo import Counting, Echo
@@ -177,7 +178,7 @@ class Failpoint:
         def watched(*args: Any, **options: Any) -> Any:
             self.reached(f"before {name}")
             result = call(*args, **options)
-            given = [arg for arg in args if isinstance(arg, list)]
+            given = [arg for arg in args if isinstance(arg, list | Rows)]
             if result != [] or any(given):
                 self.reached(f"after {name}")
             return result
