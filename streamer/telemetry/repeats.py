@@ -39,16 +39,23 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         self._every_s = every_s
         self._again: dict[object, Again] = {}
         self._timer: threading.Timer | None = None
+        self._ends = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._is_news(record):
+        try:
+            news = self._is_news(record)
+        except Exception:  # a line whose arguments do not fit: writing it says so
+            news = True
+        if news:
             super().emit(record)
 
     def _is_news(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING or record.exc_info or _said(record).get("exc_info"):
             return True
-        if self._timer is None:
+        if self._timer is None or not self._timer.is_alive():  # a process that was forked has no such thread
             self._start()
+        if self._timer is None:
+            return True
         kind = kind_of(record)
         again = self._again.get(kind)
         if again is None:
@@ -73,17 +80,21 @@ class CountingHandler(logging.StreamHandler[TextIO]):
 
     def close(self) -> None:
         """Write what was counted: the process ends."""
-        if self._timer is not None:
-            self._timer.cancel()
+        timer, self._ends = self._timer, True
+        if timer is not None:
+            timer.cancel()
             self.tell()
-            if self._timer is not None:
-                self._timer.cancel()
         super().close()
 
     def _start(self) -> None:
+        if self._ends:
+            return  # no thread may start any more
         self._timer = threading.Timer(self._every_s, self.tell)
         self._timer.daemon = True
-        self._timer.start()
+        try:
+            self._timer.start()
+        except RuntimeError:  # no thread is to be had: then every line is written
+            self._timer = None
 
 
 def kind_of(record: logging.LogRecord) -> object:

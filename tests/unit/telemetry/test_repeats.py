@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_what_was_counted_is_told_at_the_end(capsys: pytest.CaptureFixture[str])
     dead(0, count=4)
     handler.close()
     assert [line["count"] for line in lines(capsys)] == [1, 4]
+
+
+def test_without_a_thread_every_line_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    configured()
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    for _ in range(3):
+        dead(0, count=1)
+    assert len(lines(capsys)) == 3
 
 
 def test_kinds_without_end_take_no_memory_without_end(capsys: pytest.CaptureFixture[str]) -> None:
