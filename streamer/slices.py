@@ -186,8 +186,14 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
         return column[at.start : at.stop] if type(at) is range else [column[each] for each in at]
 
     def put(self, column: list[Any], values: Sequence[Any]) -> None:
-        """Write what a column holds for these records: one value each."""
+        """Write what a column holds for these records: one value each.
+
+        Raises:
+            Internal: there are more or fewer values.
+        """
         at = self.at
+        if len(values) != len(at):
+            raise Internal(f"{len(values)} values for {len(at)} records of partition {self.columns.partition}")
         if type(at) is range:
             column[at.start : at.stop] = values
         else:
@@ -318,7 +324,13 @@ class BatchResult(msgspec.Struct, frozen=True):
     seconds: float
 
     def parts(self) -> Iterator[tuple[Rows, list[bytes | Rejected]]]:
-        """The records and their outcomes, slice by slice."""
+        """The records and their outcomes, slice by slice.
+
+        Raises:
+            Internal: there are more or fewer outcomes than records.
+        """
+        if len(self.outcomes) != len(self.batch):
+            raise Internal(f"{len(self.outcomes)} outcomes for {len(self.batch)} records")
         start = 0
         for rows in self.batch.rows:
             yield rows, self.outcomes[start : start + len(rows)]

@@ -168,7 +168,8 @@ class Inference:
         self.stopwatch.start()
         started = time.perf_counter()
         try:
-            tensors = self._worker.encode(events, pending.features)
+            # Copies: a worker may use up its list, and this one says which answer is whose.
+            tensors = self._worker.encode(list(events), list(pending.features))
             pending.seconds = time.perf_counter() - started
             self.stopwatch.lap("encode")
             pending.launched = self._device.launch(self._worker.predict, tensors)
@@ -230,7 +231,7 @@ class Inference:
             rows = torch.tensor(finite).nonzero().flatten()
             events = [event for event, ok in zip(events, finite, strict=True) if ok]
             outputs = {name: tensor[rows] for name, tensor in outputs.items()}
-        answers = self._worker.decode(events, outputs) if events else []
+        answers = self._worker.decode(list(events), outputs) if events else []
         if len(answers) != len(events):
             raise Reject(Reason.WRONG_SHAPE, f"decode() gave {len(answers)} answers for {len(events)} events")
         predicted = self._answers.encode_many(answers)

@@ -145,10 +145,11 @@ class Intake:
         answers = []
         for rows in durable:
             for row in rows:
-                key, outcome = rows.columns.content_keys.get(row.at), row.outcome
-                if key is not None and isinstance(outcome, bytes):
+                if (key := rows.columns.content_keys.get(row.at)) is None:
+                    continue
+                self._sharing.end(row)
+                if isinstance(outcome := row.outcome, bytes):
                     answers.append((key, outcome))
-                    self._sharing.end(row)
         if answers:
             self._parts.cache.put_many(answers)
 

@@ -246,6 +246,8 @@ class Engine:
         if parts.goal_s is not None:
             age_origin = now + parts.goal_s - parts.clock.time_ms() / 1000
             for rows in waiting:
+                if rows.columns.due is not None:
+                    continue  # known already: these are tried again
                 due = [age_origin + time_ms / 1000 for time_ms in rows.columns.times_ms]
                 # A backlog has missed its goal: it fills whole batches.
                 rows.columns.due = [at if at > now else None for at in due]

@@ -24,7 +24,7 @@ def columns(topic: str, partition: int, messages: Sequence[Any], position: int) 
     """The records from a position on, in growing order; None when there are none. What was read before a rewind is
     left out."""
     offsets = [message.offset() for message in messages]
-    if offsets[0] < position or offsets[-1] - offsets[0] != len(offsets) - 1:
+    if offsets[0] < position or offsets != list(range(offsets[0], offsets[0] + len(offsets))):
         messages = list(_from(messages, position))
         offsets = [message.offset() for message in messages]
     if not offsets:

@@ -4,6 +4,7 @@ the log."""
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -31,7 +32,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
     """Writes the first warning or error of a kind at once, in full; then, each ten seconds, the latest of the kind with
     the `count` of all since. What is less than a warning, or has a stack, is always written.
 
-    A kind is a text without its numbers; of lines with a `reason` (dead letters), their reason and partition.
+    A kind is what a line says but for its numbers; of lines with a `reason` (dead letters), their reason and partition.
     """
 
     def __init__(self, every_s: float = EVERY_S) -> None:
@@ -40,6 +41,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         self._again: dict[object, Again] = {}
         self._timer: threading.Timer | None = None
         self._ends = False
+        self._process = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -52,7 +54,9 @@ class CountingHandler(logging.StreamHandler[TextIO]):
     def _is_news(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING or record.exc_info or _said(record).get("exc_info"):
             return True
-        if self._timer is None or not self._timer.is_alive():  # a process that was forked has no such thread
+        if self._process != os.getpid():  # forked: its parent counts for itself, and no timer runs here
+            self._process, self._timer, self._again = os.getpid(), None, {}
+        if self._timer is None:
             self._start()
         if self._timer is None:
             return True
@@ -102,8 +106,14 @@ def kind_of(record: logging.LogRecord) -> object:
     said = _said(record)
     if "reason" in said:
         return record.name, said.get("event"), said["reason"], said.get("partition")
-    texts = [str(said.get(name, "")) for name in ("event", "error", "why")] if said else [record.getMessage()]
-    return record.name, *(NUMBERS.sub("0", text) for text in texts)
+    if not said:
+        return record.name, NUMBERS.sub("0", record.getMessage())
+    told = ((name, value) for name, value in said.items() if not name.startswith("_") and name != "timestamp")
+    return record.name, *(
+        (name, NUMBERS.sub("0", value) if isinstance(value, str) else str(value))
+        for name, value in told
+        if not isinstance(value, int | float)
+    )
 
 
 def _said(record: logging.LogRecord) -> Mapping[str, Any]:

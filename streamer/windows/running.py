@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -94,4 +95,5 @@ def run(settings: Settings, worker: Worker[Any, Any], partitions: int) -> None:
 def _end(error: Exit) -> None:
     """End the process at once, as its threads would not."""
     print(f"streamer: {error}", file=sys.stderr, flush=True)
+    logging.shutdown()  # which writes the warnings that were counted
     os._exit(error.code)

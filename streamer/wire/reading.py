@@ -120,7 +120,7 @@ def _within_limits(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def within(value: bytes) -> Any:
         event = read(value)
         if exceeded(value, event):
-            raise ValueError("beyond a limit")  # `_decode` then finds out which one
+            raise ValueError("beyond a limit")  # `_decide` then finds out which one
         return event
 
     return within

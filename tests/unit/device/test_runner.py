@@ -47,6 +47,29 @@ def test_answers_are_json_in_order():
     assert run(Echo(), 3) == [b'{"double":%d.0}' % (2 * n) for n in range(3)]
 
 
+class Consuming(Echo):
+    """Uses up the lists that it is given."""
+
+    def encode(self, events, features):
+        tensors = super().encode(events, features)
+        events.pop(0)
+        features.clear()
+        return tensors
+
+    def decode(self, events, outputs):
+        answers = super().decode(events, outputs)
+        events.clear()
+        return answers
+
+
+def test_a_worker_that_changes_its_lists_gives_nobody_the_answer_of_another():
+    assert run(Consuming(), 3) == [b'{"double":%d.0}' % (2 * n) for n in range(3)]
+    outcomes = run(Consuming(), 4, at_2="raise")
+    assert [o if isinstance(o, bytes) else o.reason for o in outcomes] == [
+        b'{"double":0.0}', b'{"double":2.0}', Reason.MODEL_ERROR, b'{"double":6.0}',
+    ]  # fmt: skip
+
+
 def test_a_culprit_among_n_costs_about_two_log_n_runs():
     worker = Echo()
     outcomes = run(worker, 64, at_37="raise")

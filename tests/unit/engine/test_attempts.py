@@ -63,6 +63,10 @@ def test_a_record_that_kills_becomes_a_dead_letter_and_all_others_are_answered(p
     assert worker.deaths == 4
 
 
+def test_a_record_that_kills_becomes_a_dead_letter_where_nothing_else_is_read_with_it():
+    assert outcome(serve(Deadly(), [ping(1000)])) == ([], [(Reason.CRASH, 0)])
+
+
 def test_each_of_several_killers_is_found_out():
     script = [ping(1000 + n if n % 10 == 3 else n) for n in range(40)]
     worker = Deadly()

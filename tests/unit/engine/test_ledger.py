@@ -3,7 +3,7 @@ import pytest
 from streamer.engine.ledger import Ledger
 from streamer.errors import Internal, Reason
 from streamer.records import Record, Rejected, Skipped
-from streamer.slices import sliced
+from streamer.slices import Batch, BatchResult, sliced
 from tests.slices import offsets
 
 
@@ -116,6 +116,17 @@ def test_refuses_a_second_outcome():
         a.settle(b"{}")
     with pytest.raises(Internal, match="settled twice"):
         rows.settle([b"{}", b"{}"])
+
+
+@pytest.mark.parametrize("answers", [[b"1"], [b"1"] * 3])
+def test_refuses_more_or_fewer_outcomes_than_records(answers):
+    ledger = Ledger()
+    (rows,) = ledger.open(sliced(record(0, offset) for offset in range(2)))
+    with pytest.raises(Internal, match="for 2 records"):
+        rows.settle(answers)
+    with pytest.raises(Internal, match="for 2 records"):
+        list(BatchResult(Batch([rows], "full", 2, 0.0), answers, 0.0).parts())
+    assert rows.columns.answers == [None, None]
 
 
 def test_a_batch_settles_answers_and_rejections_in_their_places():

@@ -93,6 +93,27 @@ def test_another_error_of_the_same_event_is_another_kind(capsys: pytest.CaptureF
     assert [line["error"] for line in lines(capsys)] == ["no broker", "no right"]
 
 
+def test_what_a_line_is_about_makes_it_another_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    configured()
+    ours = structlog.get_logger("kafka")
+    for partition in (1, 2, 2):
+        ours.warning("partitions lost", partitions=[partition], again_in_s=0.5 * partition)
+    assert [line["partitions"] for line in lines(capsys)] == [[1], [2]]
+
+
+def test_a_process_that_was_forked_counts_for_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = configured()
+    dead(0, count=1)
+    dead(0, count=1)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    dead(0, count=5)
+    dead(0, count=7)
+    handler.tell()
+    assert [line["count"] for line in lines(capsys)] == [1, 5, 7]
+
+
 def test_news_and_stacks_are_always_told(capsys: pytest.CaptureFixture[str]) -> None:
     configured()
     ours = structlog.get_logger("kafka")
