@@ -55,7 +55,7 @@ format: setup ## Rewrite the code in the agreed style
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: setup ## Measure against a hand-fused loop and the peers, in 20 minutes (FAST=1: 4)
+bench: setup ## Measure against a hand-fused loop and the peers, in 22 minutes (FAST=1: 5)
 	@$(BIN)/python -m benchmarks
 
 peers: setup ## Install the peers of the benchmark, each in an environment of its own below .cache

@@ -1,6 +1,6 @@
 """Measure `streamer` against the hand-fused loop, its peers and its own goals: `make bench`, or FAST=1 make bench.
 
-Starts Kafka and Redis (or takes those given) and runs the sections named in `--only`, or all (18 minutes). Every
+Starts Kafka and Redis (or takes those given) and runs the sections named in `--only`, or all (22 minutes). Every
 contestant does the same work on the same events, in turns, and all that it writes is checked. Ends with 1 when output
 was lost, repeated or wrong, or a contestant failed; a missed speed goal is only shown: it depends on the machine.
 """
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
         epilog=f"sections:\n{sections}\n\nexample: python -m benchmarks --fast --only tabular,latency",
     )
     parser.add_argument(
-        "--fast", action="store_true", default=bool(os.environ.get("FAST")), help="a rough look in 4 minutes (FAST=1)"
+        "--fast", action="store_true", default=bool(os.environ.get("FAST")), help="a rough look in 5 minutes (FAST=1)"
     )
     parser.add_argument(
         "--only",
