@@ -23,6 +23,16 @@ from tests.services.process import ServiceError
 
 Headers = list[tuple[str, str | bytes | None]]
 
+LEADER_MOVES = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"""What a broker says that has begun to lead a partition, or has ended, a moment ago: asked again, it knows."""
+
 
 def unique(prefix: str = "test") -> str:
     """A name that no other test uses: topics and groups outlive the test that made them."""
@@ -121,7 +131,7 @@ def read_topic(bootstrap: str, topic: str, *, at_least: int = 0, timeout_s: floa
                 elif error.code() == KafkaError._PARTITION_EOF:
                     # Its offset is past the commit markers, which are never delivered as records.
                     reached[message.partition() or 0] = message.offset() or 0
-                elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                elif not error.retriable() and error.code() not in {KafkaError._ALL_BROKERS_DOWN, *LEADER_MOVES}:
                     raise KafkaException(error)
         return messages
     finally:
@@ -141,8 +151,15 @@ def end_offsets(bootstrap: str, topic: str, timeout_s: float = 15) -> dict[int, 
         raise ServiceError(f"{topic}: {found.error}; create it before reading it")
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {Partition(topic, number): latest for number in found.partitions}
-    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s)
-    return {partition.partition: future.result().offset for partition, future in answers.items()}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s)
+        try:
+            return {partition.partition: future.result().offset for partition, future in answers.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in LEADER_MOVES or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _unfinished(
