@@ -61,11 +61,11 @@ def backlog(bootstrap: str, topic: str, feed: Feed) -> Iterator[Backlog]:
     delete_topics(bootstrap, [topic])
 
 
-def renew_topics(bootstrap: str, topics: Sequence[str]) -> None:
+def renew_topics(bootstrap: str, topics: Sequence[str], partitions: int = PARTITIONS) -> None:
     """Make these topics, empty."""
     delete_topics(bootstrap, topics)
     for topic in topics:
-        create_topic(bootstrap, topic, PARTITIONS)
+        create_topic(bootstrap, topic, partitions)
 
 
 def delete_topics(bootstrap: str, topics: Sequence[str]) -> None:

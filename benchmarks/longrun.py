@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 
 from benchmarks import events, report
 from benchmarks.answers import Reader
-from benchmarks.backlog import delete_topics
+from benchmarks.backlog import renew_topics
 from benchmarks.contestants.lineup import Job, Streamer
+from benchmarks.latency import percentile
 from benchmarks.plan import GUARANTEES
 from benchmarks.report import Figure
 from benchmarks.servers import Child, cluster
 from benchmarks.verdict import number_of
 from benchmarks.workers import Tabular
 from schemas import dead_letters
-from tests.services import ServiceError, create_topic, unique
+from tests.services import ServiceError, unique
 
 PARTITIONS = 5
 P99_MAX_MS = 30.0
@@ -118,9 +119,7 @@ def measure(job: Job, count: int, options: argparse.Namespace) -> Waits:
         ServiceError: the worker ended, or does not answer.
     """
     topics = [job.source, job.target, dead_letters(job.source)]
-    delete_topics(job.servers.bootstrap, topics)
-    for topic in topics:
-        create_topic(job.servers.bootstrap, topic, PARTITIONS)
+    renew_topics(job.servers.bootstrap, topics, PARTITIONS)
     reader = Timed(job.servers.bootstrap, job.target, count)
     sender = Sender(job.servers.bootstrap, job.source, count, options.rate)
     with Streamer("streamer", Tabular, options.delivery, options.rate).start(job) as child:
@@ -146,21 +145,23 @@ def read_all(reader: Timed, child: Child, sent_s: Sequence[float], count: int) -
         if now - told >= TOLD_EVERY_S:
             told = now
             lately = slice(max(0, reader.count - int(TOLD_EVERY_S * 500)), reader.count)
-            waits = np.sort(reader.received_s[lately] - np.asarray(sent_s)[lately]) * 1000
-            report.tell(f"{reader.count:,} of {count:,}; lately p50 {of(waits, 0.5):.1f}, p99 {of(waits, 0.99):.1f} ms")
+            waits = waits_ms(reader.received_s[lately], np.asarray(sent_s)[lately])
+            p50, p99 = percentile(waits, 0.5), percentile(waits, 0.99)
+            report.tell(f"{reader.count:,} of {count:,}; lately p50 {p50:.1f}, p99 {p99:.1f} ms")
 
 
 def waits_of(sent_s: NDArray[np.float64], reader: Timed, cut: float) -> Waits:
     """What counts: every event must have one answer, and the time of those after the cut is told."""
     missing = int((reader.received_s == 0).sum())
-    counted = (np.arange(len(sent_s)) >= cut) & (reader.received_s > 0)
-    waits = np.sort(reader.received_s[counted] - sent_s[counted]) * 1000
-    return Waits(len(sent_s), missing, reader.again, {name: of(waits, share) for name, share in SHARES.items()})
+    counted = np.arange(len(sent_s)) >= cut
+    waits = waits_ms(reader.received_s[counted], sent_s[counted])
+    return Waits(len(sent_s), missing, reader.again, {name: percentile(waits, share) for name, share in SHARES.items()})
 
 
-def of(ordered: NDArray[np.float64], share: float) -> float:
-    """The value below which `share` of the ordered values are; not a number when there are none."""
-    return float(ordered[min(len(ordered) - 1, int(share * len(ordered)))]) if len(ordered) else float("nan")
+def waits_ms(received_s: NDArray[np.float64], sent_s: NDArray[np.float64]) -> list[float]:
+    """How long each event took that has an answer, in order."""
+    answered = received_s > 0
+    return np.sort((received_s[answered] - sent_s[answered]) * 1000).tolist()  # type: ignore[no-any-return]
 
 
 def figures(waits: Waits, what: str, command: str) -> list[Figure]:

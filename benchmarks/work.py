@@ -219,36 +219,32 @@ class Tabular:
 
     name = "tabular"
     batch_max = 1024
+    event: type[msgspec.Struct] = TabularEvent
 
     def __init__(self) -> None:
         self._network = network()
-        self._decode = msgspec.json.Decoder(TabularEvent).decode
+        self._decode = msgspec.json.Decoder(self.event).decode
+
+    def rows(self, events: Sequence[Any]) -> Sequence[Sequence[float]]:
+        """The sixteen numbers of each event."""
+        return [event.features for event in events]
 
     @torch.inference_mode()
     def run(self, values: Sequence[bytes]) -> list[bytes | None]:
         events, broken = parse(self._decode, values)
         if not events:
             return [None] * len(values)
-        answers = tabular_answers(self._network(features_tensor([event.features for event in events])))
-        return printed(events, answers, broken)
+        return printed(events, tabular_answers(self._network(features_tensor(self.rows(events)))), broken)
 
 
-class Flat:
+class Flat(Tabular):
     """The small model on eleven flat fields."""
 
     name = "flat"
-    batch_max = 1024
+    event = FlatEvent
 
-    def __init__(self) -> None:
-        self._network = network()
-        self._decode = msgspec.json.Decoder(FlatEvent).decode
-
-    @torch.inference_mode()
-    def run(self, values: Sequence[bytes]) -> list[bytes | None]:
-        events, broken = parse(self._decode, values)
-        if not events:
-            return [None] * len(values)
-        return printed(events, tabular_answers(self._network(features_tensor(flat_rows(events)))), broken)
+    def rows(self, events: Sequence[Any]) -> Sequence[Sequence[float]]:
+        return flat_rows(events)
 
 
 class Text:

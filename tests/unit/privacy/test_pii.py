@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -52,15 +51,7 @@ def clean(text: object) -> str:
     return said
 
 
-@pytest.fixture(autouse=True)
-def put_back() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    log._kept_out.clear()
+pytestmark = pytest.mark.usefixtures("logs_put_back")
 
 
 # The tags
