@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from benchmarks.batching_simulation import Policy, Profile, cost_of
+from benchmarks.batching_simulation import Policy, Profile
 from streamer.engine.batcher import Batcher, CostModel, Release
 from streamer.records import BatchPolicy
 from streamer.slices import Batch, Row, Rows
@@ -44,8 +44,8 @@ class FixedSize:
         """Those that have waited longest."""
         waited_s = now - self._waiting[0][0]
         taken = [self._waiting.popleft()[1] for _ in range(min(self._items_max, len(self._waiting)))]
-        rows = [Rows(row.columns, [row.at]) for row in taken]
-        return Batch(rows, reason=reason, cost=len(taken) * max(map(cost_of, taken)), waited_s=waited_s)
+        cost = len(taken) * max(row.cost for row in taken)
+        return Batch([row.alone() for row in taken], reason=reason, cost=cost, waited_s=waited_s)
 
 
 class Contender(NamedTuple):

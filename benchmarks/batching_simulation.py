@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from streamer.engine.batcher import CostModel, Release
-from streamer.slices import Batch, Row, Rows, Slice
+from streamer.slices import Batch, Rows, Slice
 
 SLOTS = 2
 TICK_S = 1e-6
@@ -88,7 +88,7 @@ class Runner:
 
     def submit(self, batch: Batch, now: float) -> None:
         """Run a batch after the one that is out."""
-        seconds = self._profile.seconds(len(batch), max(cost_of(row) for rows in batch.rows for row in rows))
+        seconds = self._profile.seconds(len(batch), max(row.cost for rows in batch.rows for row in rows))
         starts_s = self._out[-1][0] if self._out else now
         self._out.append((starts_s + seconds, seconds, batch))
         self.batches += 1
@@ -155,11 +155,6 @@ def capacity(profile: Profile, words: Sequence[int]) -> float:
             seconds += profile.seconds(at + 1 - start, longest)
             start = at + 1
     return len(ordered) / seconds
-
-
-def cost_of(row: Row) -> int:
-    """The words of what waits in a policy."""
-    return row.columns.costs[row.at] if row.columns.costs else 1
 
 
 def _waiting(numbers: Sequence[int], arrivals: Sequence[Arrival], now: float, goal_s: float | None) -> Rows:

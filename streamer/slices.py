@@ -142,6 +142,15 @@ class Row(NamedTuple):
         return self.columns.events[self.at]
 
     @property
+    def cost(self) -> int:
+        """Its length in the worker's unit."""
+        return self.columns.costs[self.at] if self.columns.costs else 1
+
+    def alone(self) -> Rows:
+        """As the stages take it."""
+        return Rows(self.columns, [self.at])
+
+    @property
     def outcome(self) -> Outcome | None:
         """Its outcome; None while it is open."""
         return self.columns.rare.get(self.at) or self.columns.answers[self.at]

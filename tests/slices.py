@@ -31,14 +31,9 @@ def rows(*offsets: int, partition: int = 0, value: bytes = b"v") -> Rows:
     return columns.rows()
 
 
-def alone(one: Row) -> Rows:
-    """What is known of one record, as the stages take it."""
-    return Rows(one.columns, [one.at])
-
-
 def read_by(codec: Codec, one: Row) -> Row:
     """A record after it was decoded, or refused."""
-    for refused, why in codec.decode(alone(one)):
+    for refused, why in codec.decode(one.alone()):
         refused.settle(why)
     return one
 

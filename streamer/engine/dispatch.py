@@ -48,8 +48,7 @@ class Dispatch:
                 if out:
                     return
                 since, row = self._alone.popleft()
-                cost = row.columns.costs[row.at] if row.columns.costs else 1
-                batch = Batch([Rows(row.columns, [row.at])], Release.ALONE, cost, now - since)
+                batch = Batch([row.alone()], Release.ALONE, row.cost, now - since)
             else:
                 reason = self._batcher.ready(now, out)
                 if reason is None:

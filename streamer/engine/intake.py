@@ -135,7 +135,7 @@ class Intake:
                     if isinstance(outcome, bytes):
                         follower.settle(Cached(outcome))
                     else:
-                        alone.append(Rows(follower.columns, [follower.at]))
+                        alone.append(follower.alone())
         return alone
 
     def remember(self, durable: Sequence[Rows]) -> None:

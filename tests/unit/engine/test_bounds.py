@@ -23,7 +23,7 @@ from streamer.telemetry.metrics import Metrics
 from streamer.testing import Bench, FakeKafka, FakeSource, ManualClock, serve
 from streamer.testing.serving import build, records
 from tests.echo import CachedEcho, Echo, Ping, ping
-from tests.slices import alone, messages, run
+from tests.slices import messages, run
 from tests.unit.kafka.test_at_least_once import at_least_once
 from tests.unit.kafka.test_exactly_once import Setup, durable
 from tests.unit.kafka.test_exactly_once import error as said
@@ -104,7 +104,7 @@ def test_the_keys_of_a_mapping_are_not_published() -> None:
 def test_a_prediction_that_no_record_can_hold_for_its_key_is_a_dead_letter() -> None:
     one = decoded(key=b"\xff" * 3_000)
     one.settle(b'{"double": 2.0}')
-    (message,) = messages(codec(bytes_max=10_000).encode(alone(one)))
+    (message,) = messages(codec(bytes_max=10_000).encode(one.alone()))
     assert message.topic.startswith("dlq.")
     assert message.key == one.columns.keys[0]
     assert dict(message.headers)["streamer-reason"] == b"answer-too-large"

@@ -9,7 +9,7 @@ from streamer.telemetry.metrics import Metrics
 from streamer.testing import FakeCommitter, FakeKafka, FakeSource, ManualClock
 from streamer.wire.codec import Identity, JsonCodec
 from tests.echo import Echo
-from tests.slices import alone, row
+from tests.slices import row
 
 
 class Sink:
@@ -68,7 +68,7 @@ class Setup:
         )
 
     def add(self, offset, partition=0):
-        rows = alone(row(offset, partition))
+        rows = row(offset, partition).alone()
         rows.settle([Rejected(Reason.INVALID, "m", "E")])
         self.checkpoint.add([rows])
         return rows

@@ -17,7 +17,7 @@ from streamer.records import Rejected
 from streamer.telemetry.metrics import Metrics
 from streamer.wire.codec import Identity, JsonCodec
 from tests.echo import Echo
-from tests.slices import alone, row
+from tests.slices import row
 from tests.unit.kafka.test_exactly_once import FailingProducer, Setup, error
 
 
@@ -141,7 +141,7 @@ def checkpoint(setup: Setup) -> Checkpoint:
     made = Checkpoint(parts, CommitPolicy(), lambda durable, seconds: None)
     one = row()
     one.settle(Rejected(Reason.INVALID, "m", "E"))
-    made.add([alone(one)])
+    made.add([one.alone()])
     return made
 
 

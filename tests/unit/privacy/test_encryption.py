@@ -25,7 +25,7 @@ from streamer.testing import ManualClock
 from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
 from tests.people import CANARIES, CANARY, Indiscreet, Person, as_json, person
-from tests.slices import alone, messages, read_by, row
+from tests.slices import messages, read_by, row
 from tests.unit.privacy.test_pii import Seen
 
 OLD, NEW = bytes(32), bytes(range(32))
@@ -52,7 +52,7 @@ def decoded(value: bytes | None, of: Cipher | None = PEOPLE, read: Any = None) -
 def dead_letter(one: Row, of: Cipher | None = PEOPLE) -> Message:
     if one.outcome is None:
         one.settle(Rejected(Reason.MODEL_ERROR, "m", "E"))
-    [message] = messages(codec(of).encode(alone(one)))
+    [message] = messages(codec(of).encode(one.alone()))
     return message
 
 
@@ -336,7 +336,7 @@ def test_without_keys_none_of_our_events_takes_a_sealed_value_for_a_plain_one(ev
 def test_without_keys_the_path_of_an_event_does_not_look_for_seals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encryption, "holds_sealed", None)
     plain = codec(None)
-    assert plain.decode(alone(row(7, topic=Person.topic, key=b"a", value=as_json().encode()))) == []
+    assert plain.decode(row(7, topic=Person.topic, key=b"a", value=as_json().encode()).alone()) == []
     assert plain._reader._validate == Indiscreet.event.__pydantic_validator__.validate_json, (
         "nothing is wrapped around it"
     )

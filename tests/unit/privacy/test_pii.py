@@ -32,7 +32,7 @@ from streamer.testing.serving import build, published, records, run_to_end
 from streamer.wire import derive, headers
 from streamer.wire.codec import Identity, JsonCodec
 from tests.people import CANARIES, CANARY, FAULTS, NUMBER, Indiscreet, Person, Quoting, as_json, person
-from tests.slices import alone, messages, read_by, row
+from tests.slices import messages, read_by, row
 
 
 class Seen:
@@ -174,7 +174,7 @@ def said_of(value: bytes, record_headers: Any = None) -> list[tuple[str, bytes]]
     """The headers of the dead letter that this becomes."""
     item, codec = decoded(value, record_headers)
     assert item.outcome is not None, "it was not refused"
-    [message] = messages(codec.encode(alone(item)))
+    [message] = messages(codec.encode(item.alone()))
     return [(name, found) for name, found in message.headers if name in headers.ERRORS]
 
 
@@ -200,7 +200,7 @@ def test_no_header_of_a_dead_letter_quotes_the_event(changes: dict[str, Any], cu
     value = as_json(**changes).encode()
     item, codec = decoded(value[: len(value) - cut] if cut else value)
     if item.outcome is not None:
-        [message] = messages(codec.encode(alone(item)))
+        [message] = messages(codec.encode(item.alone()))
         clean([pair for pair in message.headers if pair[0] in headers.ERRORS])
 
 
@@ -234,7 +234,7 @@ def test_of_a_trace_nothing_but_its_ids_goes_on(trace: bytes, goes_on: bool) -> 
     item, codec = decoded(as_json().encode(), read)
     assert item.outcome is None
     item.settle(b"{}")
-    [message] = messages(codec.encode(alone(item)))
+    [message] = messages(codec.encode(item.alone()))
     assert message.headers == ([("traceparent", trace)] if goes_on else [])
     clean(message.value)
 

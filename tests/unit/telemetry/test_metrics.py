@@ -11,7 +11,7 @@ from streamer.errors import Reason
 from streamer.records import Cached, Outcome, Rejected, Skipped
 from streamer.slices import Batch, BatchResult, Rows
 from streamer.telemetry.metrics import BulkHistogram, Metrics
-from tests.slices import alone, row, rows
+from tests.slices import row, rows
 
 NOW_MS = 1_700_000_000_000
 
@@ -29,7 +29,7 @@ def metrics(registry: CollectorRegistry) -> Metrics:
 def settled(outcome: Outcome, age_ms: int = 0) -> Rows:
     one = row(key=b"customer-7", timestamp_ms=NOW_MS - age_ms)
     one.settle(outcome)
-    return alone(one)
+    return one.alone()
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:

@@ -13,7 +13,7 @@ from streamer.wire import headers
 from streamer.wire.codec import Identity, JsonCodec
 from streamer.wire.reading import EventReader
 from tests.echo import Echo, Pong, ping
-from tests.slices import alone, messages, row
+from tests.slices import messages, row
 
 IDENTITY = Identity("echo", "v3", "abc", "group")
 GOOD = ping(1).model_dump_json().encode()
@@ -29,18 +29,18 @@ def read(value=GOOD, key=b"one", record_headers=None, offset=41) -> Row:
 
 def decoded(**made) -> Row:
     one = read(**made)
-    assert codec().decode(alone(one)) == []
+    assert codec().decode(one.alone()) == []
     return one
 
 
 def rejection(one: Row) -> Rejected:
-    ((refused, why),) = codec().decode(alone(one))
+    ((refused, why),) = codec().decode(one.alone())
     assert refused == one
     return why
 
 
 def encoded(*settled: Row) -> list[Message]:
-    return [message for one in settled for message in messages(codec().encode(alone(one)))]
+    return [message for one in settled for message in messages(codec().encode(one.alone()))]
 
 
 def values_read(*values: bytes | None) -> Rows:
